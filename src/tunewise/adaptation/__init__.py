@@ -1,0 +1,1 @@
+"""What a method produces: parts, store, apply, train, export."""

@@ -1,0 +1,1 @@
+"""Which one: paired table, recommendation, report. No torch in here."""

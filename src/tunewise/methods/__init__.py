@@ -1,0 +1,1 @@
+"""How to find an adaptation: one file each, discovered in this folder and through entry points."""

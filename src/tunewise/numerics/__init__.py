@@ -1,0 +1,1 @@
+"""Maths only: arrays in, arrays out; no files, no logging, no models."""

@@ -1,0 +1,1 @@
+"""What the user wants: load, clean, split, render, score."""

@@ -1,0 +1,92 @@
+"""The records of a task: rows, what is asked, and the two views of the data.
+
+`FitView` holds no test rows and no way to reach them, so a method cannot leak what it never had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Kind(StrEnum):
+    """What an answer is."""
+
+    CLASSIFICATION = "classification"
+    MULTI_LABEL = "multi_label"
+    SHORT_ANSWER = "short_answer"
+    GENERATION = "generation"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example.
+
+    Attributes:
+        id: unique within the task.
+        input: the text that is given.
+        output: the answer as the model should write it (several labels joined by ", "; JSON in
+            its canonical form).
+        references: every accepted answer, `output` first.
+        domain: a named slice of the data, or None.
+        group: rows of one group never stand in two splits; None where rows are independent.
+        origin: file and row number, for messages ("tickets.csv row 17").
+    """
+
+    id: str
+    input: str
+    output: str
+    references: tuple[str, ...]
+    domain: str | None = None
+    group: str | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What is asked, without the data.
+
+    Attributes:
+        name: short name, taken from the file unless given.
+        kind: what an answer is.
+        instruction: the instruction in plain words, as the user gave it or as composed from the
+            kind and the labels.
+        labels: the labels in sorted order, for the two kinds that have them; else empty.
+        metric: name of the metric (`task.score`), always "higher is better", between 0 and 1.
+        schema: JSON schema of an answer, or None.
+    """
+
+    name: str
+    kind: Kind
+    instruction: str
+    labels: tuple[str, ...]
+    metric: str
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FitView:
+    """All that a method may see: the task and the rows for fitting and choosing."""
+
+    spec: TaskSpec
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+
+
+@dataclass(slots=True)
+class LockedTest:
+    """The test rows behind a counter; opened once, after everything is fitted."""
+
+    _rows: tuple[Row, ...] = field(repr=False)
+    times_opened: int = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def open(self) -> tuple[Row, ...]:
+        """The rows; each call is counted."""
+        self.times_opened += 1
+        return self._rows
