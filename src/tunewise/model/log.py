@@ -1,0 +1,36 @@
+"""What happened during a fit: steps, losses, progress. Holds clock times, so it is no part of
+an adaptation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class FitLog:
+    """The diary of one fit.
+
+    Attributes:
+        step_seconds: wall-clock of every optimizer step.
+        step_tokens: tokens of the step's rows, each with its whole prompt and answer and without
+            padding: what a trainer that repeats the prompt on every row would process.
+        losses: mean training loss over the answer tokens of every step.
+        curve: points for the training curves: {"step", "train_loss"} or
+            {"step", "validation_loss", ...}.
+        trainable_parameters: how many numbers the fit can change.
+        report: called as report(done, total, text) with work done and to be done in token
+            passes; drives the progress bar.
+    """
+
+    step_seconds: list[float] = field(default_factory=list)
+    step_tokens: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    trainable_parameters: int = 0
+    report: Callable[[int, int, str], None] | None = None
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Tell how far the fit is."""
+        if self.report is not None:
+            self.report(done, total, text)
