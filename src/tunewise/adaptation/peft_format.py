@@ -1,0 +1,60 @@
+"""Parts as PEFT checkpoints, so that other tools load them as they are.
+
+A `low_rank` part is PEFT's LoRA checkpoint and a `virtual_tokens` part its prompt-tuning
+checkpoint (`adapter_config.json` + `adapter_model.safetensors`). Nothing here imports PEFT: the
+two files are plain JSON and safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+CONFIG_FILE = "adapter_config.json"
+TENSORS_FILE = "adapter_model.safetensors"
+PROMPT_EMBEDDINGS = "prompt_embeddings"
+"""The one tensor of a prompt-tuning checkpoint, (k, D)."""
+
+LOW_RANK_PREFIX = "base_model.model."
+"""What PEFT puts before a parameter's name in the base when it stores a LoRA."""
+
+
+def virtual_tokens_config(k: int, base_name: str, width: int) -> dict[str, Any]:
+    """PEFT's `adapter_config.json` for k virtual tokens.
+
+    Args:
+        k: number of virtual tokens.
+        base_name: of the base model.
+        width: D, the width of an embedding.
+
+    Returns:
+        JSON values. What depends on the base alone (layers, heads) is left to PEFT to read from
+        the base.
+    """
+    return {
+        "base_model_name_or_path": base_name,
+        "inference_mode": True,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": k,
+        "peft_type": "PROMPT_TUNING",
+        "prompt_tuning_init": "RANDOM",
+        "task_type": "CAUSAL_LM",
+        "token_dim": width,
+    }
+
+
+def json_safe(value: Any) -> Any:
+    """A PEFT setting as JSON, the same on every run.
+
+    Enums become their values, sets sorted lists, tuples lists; other scalars stay.
+    """
+    if isinstance(value, Enum):
+        return json_safe(value.value)
+    if isinstance(value, Mapping):
+        return {str(json_safe(key)): json_safe(item) for key, item in sorted(value.items())}
+    if isinstance(value, set | frozenset):
+        return sorted(json_safe(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    return value
