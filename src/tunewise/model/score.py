@@ -1,0 +1,118 @@
+"""Log-probabilities of label strings, in one pass over the row and the trie of the labels.
+
+The slow twin in the tests scores every label with a pass of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunewise.model.base import Base
+from tunewise.model.forward import (
+    PaddedRows,
+    group_by_length,
+    pad_rows,
+    row_inputs,
+    selected_logits,
+)
+from tunewise.model.ledger import Ledger
+from tunewise.model.prefix import SharedPrefix
+from tunewise.numerics.trie import Trie, build_trie
+
+MOST_POSITIONS = 4096
+MOST_ROWS = 64
+
+
+def label_log_probabilities(
+    base: Base,
+    prefix: SharedPrefix,
+    rows: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    ledger: Ledger | None = None,
+) -> Tensor:
+    """Sum of token log-probabilities of every label after every row.
+
+    Args:
+        base: the base, with whatever is attached to it.
+        prefix: positions before the rows.
+        rows: tokens of each row, up to where the answer begins.
+        labels: tokens of each label.
+        ledger: books the work where given.
+
+    Returns:
+        (rows, labels) float32 on the CPU.
+    """
+    trie = build_trie(labels)
+    # A leaf predicts nothing further, so only the inner nodes are computed.
+    inner = [node for node in range(1, len(trie.token)) if trie.children[node]]
+    scores = torch.empty(len(rows), len(labels))
+    lengths = [len(row) + len(inner) for row in rows]
+    for batch in group_by_length(lengths, most_positions=MOST_POSITIONS, most_rows=MOST_ROWS):
+        padded = pad_rows([rows[index] for index in batch], base.device, left=False)
+        if ledger is not None:
+            count = len(batch)
+            ledger.charge(forward=padded.size + count * len(inner), head=count * (1 + len(inner)))
+        with torch.no_grad():
+            scores[batch] = _score_batch(base, prefix, padded, trie, inner).cpu()
+    return scores
+
+
+def _score_batch(
+    base: Base, prefix: SharedPrefix, rows: PaddedRows, trie: Trie, inner: list[int]
+) -> Tensor:
+    count = rows.tokens.shape[0]
+    ends = rows.mask.long().sum(dim=1) - 1
+    inputs = _with_nodes(base, prefix, rows, trie, inner) if inner else row_inputs(prefix, rows)
+    longest = rows.tokens.shape[1]
+    # One column of positions per predicting node: the row's end stands for the root.
+    columns = [ends] + [torch.full_like(ends, longest + offset) for offset in range(len(inner))]
+    place = torch.stack(columns, dim=1)
+    index = torch.arange(count, device=base.device)[:, None].expand_as(place)
+    logits = selected_logits(base, prefix, inputs, (index.flatten(), place.flatten()))
+    log_probability = logits.log_softmax(dim=-1).view(count, place.shape[1], -1)
+    slot = {0: 0} | {node: offset + 1 for offset, node in enumerate(inner)}
+    columns_of_labels = []
+    for leaf in trie.leaf_of:
+        steps = [(slot[trie.parent[node]], trie.token[node]) for node in trie.path(leaf)]
+        taken = [log_probability[:, column, token] for column, token in steps]
+        columns_of_labels.append(torch.stack(taken).sum(dim=0))
+    return torch.stack(columns_of_labels, dim=1)
+
+
+def _with_nodes(
+    base: Base, prefix: SharedPrefix, rows: PaddedRows, trie: Trie, inner: list[int]
+) -> dict[str, Any]:
+    """Rows followed by the trie's inner nodes; each node sees its row and its own ancestors."""
+    count, longest = rows.tokens.shape
+    nodes = torch.tensor([trie.token[node] for node in inner], device=base.device)
+    depth = torch.tensor([len(trie.path(node)) for node in inner], device=base.device)
+    lengths = rows.mask.long().sum(dim=1, keepdim=True)
+    ancestor = torch.eye(len(inner), dtype=torch.bool)
+    where = {node: offset for offset, node in enumerate(inner)}
+    for node in inner:
+        for above in trie.path(node):
+            ancestor[where[node], where[above]] = True
+    total = longest + len(inner)
+    allowed = torch.zeros(count, total, prefix.length + total, dtype=torch.bool, device=base.device)
+    allowed[:, :, : prefix.length] = True
+    row_part = slice(prefix.length, prefix.length + longest)
+    causal = torch.ones(longest, longest, dtype=torch.bool, device=base.device).tril()
+    allowed[:, :longest, row_part] = causal
+    allowed[:, longest:, row_part] = rows.mask[:, None, :]
+    allowed[:, longest:, prefix.length + longest :] = ancestor.to(base.device)
+    positions = torch.arange(longest, device=base.device)[None].expand(count, -1)
+    return {
+        "input_ids": torch.cat([rows.tokens, nodes.expand(count, -1)], dim=1),
+        "attention_mask": additive_mask(allowed[:, None], base.dtype),
+        "position_ids": prefix.length + torch.cat([positions, lengths + depth - 1], dim=1),
+    }
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where attention is allowed, the dtype's lowest number where not."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill(~allowed, torch.finfo(dtype).min)
