@@ -1,0 +1,284 @@
+"""The one gradient loop. Every trained method, whatever it trains, goes through `GradientLoop`.
+
+One optimizer step: the shared prefix is computed once, with gradients; the step's rows run behind
+it in as many pieces as memory wants; the prefix's accumulated gradient is then sent back through
+it once. Only answer tokens go through the output head. The loss is the mean over all answer tokens
+of the step, whatever the pieces.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunewise.model.base import Base
+from tunewise.model.forward import group_by_length, pad_rows, row_inputs, selected_logits
+from tunewise.model.ledger import Ledger
+from tunewise.model.log import FitLog
+from tunewise.model.prefix import SharedPrefix
+from tunewise.numerics.loss import summed_cross_entropy
+from tunewise.numerics.schedule import linear_decay, warm_constant
+
+RowOrder = Literal["shuffled", "file"]
+# Batches of one sorting window: wide enough to group rows by length, narrow enough to stay random.
+_WINDOW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Tokens of one row and of its answer (the end token included)."""
+
+    row: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """What is fed: all but the last answer token, which predicts nothing."""
+        return self.row + self.answer[:-1]
+
+
+class Trainable(Protocol):
+    """What the loop trains.
+
+    Attributes:
+        parameters: float32 leaves by name.
+        backward_passes: backward passes per position: 1 with frozen weights, 2 with trained ones.
+        prefix_positions: positions that one call of `prefix` computes.
+    """
+
+    @property
+    def parameters(self) -> dict[str, Tensor]: ...
+
+    @property
+    def backward_passes(self) -> int: ...
+
+    @property
+    def prefix_positions(self) -> int: ...
+
+    def prefix(self) -> SharedPrefix:
+        """The shared prefix as the parameters stand now, with gradients."""
+        ...
+
+    def collect_gradients(self) -> None:
+        """Bring gradients to the float32 leaves where they arose on working copies."""
+        ...
+
+    def publish(self) -> None:
+        """Make changed parameters take effect in the model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How the loop trains.
+
+    Attributes:
+        batch_size: rows per optimizer step.
+        learning_rate: peak of the schedule.
+        warmup_steps: steps of the linear rise.
+        decay_begin, decay_end: the linear decay's steps; no decay where `decay_end` is None.
+        weight_decay: of AdamW (Loshchilov & Hutter 2019).
+        clip_norm: the largest gradient norm.
+        row_order: "shuffled" by seed, similar lengths together; "file" as the rows stand.
+        most_positions: rows x tokens that run at once; more are run in pieces.
+    """
+
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    decay_begin: int = 0
+    decay_end: int | None = None
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    row_order: RowOrder = "shuffled"
+    most_positions: int = 4096
+
+
+@dataclass(slots=True)
+class BatchOrder:
+    """Which rows stand in which step: a pure function of (seed, step), so a fit can resume."""
+
+    lengths: Sequence[int]
+    batch_size: int
+    seed: int
+    row_order: RowOrder = "shuffled"
+    _epochs: dict[int, list[list[int]]] = field(default_factory=dict, repr=False)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that see every row once."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def batch(self, step: int) -> list[int]:
+        """Row indices of a step."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch not in self._epochs:
+            self._epochs = {epoch: self._arrange(epoch)}
+        return self._epochs[epoch][within]
+
+    def _arrange(self, epoch: int) -> list[list[int]]:
+        count, size = len(self.lengths), self.batch_size
+        if self.row_order == "file":
+            return [list(range(at, min(at + size, count))) for at in range(0, count, size)]
+        random = np.random.default_rng([self.seed, epoch])
+        order = [int(index) for index in random.permutation(count)]
+        batches: list[list[int]] = []
+        for at in range(0, count, size * _WINDOW):
+            window = sorted(order[at : at + size * _WINDOW], key=lambda index: self.lengths[index])
+            pieces = [window[begin : begin + size] for begin in range(0, len(window), size)]
+            batches += [pieces[int(index)] for index in random.permutation(len(pieces))]
+        return batches
+
+
+class GradientLoop:
+    """Trains a `Trainable` on examples, step by step.
+
+    Args:
+        base: the base, with whatever is attached to it.
+        trainable: what is trained.
+        examples: the rows.
+        settings: how.
+        seed: of the row order.
+        ledger: books the work of every step before it is done.
+        log: receives losses and timings.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        trainable: Trainable,
+        examples: Sequence[Example],
+        settings: LoopSettings,
+        *,
+        seed: int,
+        ledger: Ledger,
+        log: FitLog,
+    ) -> None:
+        self.base, self.trainable, self.examples = base, trainable, examples
+        self.settings, self.ledger, self.log = settings, ledger, log
+        lengths = [len(example.inputs) for example in examples]
+        self.order = BatchOrder(lengths, settings.batch_size, seed, settings.row_order)
+        self.step = 0
+        self.optimizer = torch.optim.AdamW(
+            list(trainable.parameters.values()),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+
+    def step_cost(self) -> float:
+        """Mean token passes of one step over the first epoch."""
+        epoch = range(self.order.steps_per_epoch)
+        sizes = [self._positions(self.order.batch(step)) for step in epoch]
+        mean = sum(sizes) / len(sizes) + self.trainable.prefix_positions
+        return mean * (1 + self.trainable.backward_passes)
+
+    def run(self, steps: int) -> None:
+        """Take this many steps.
+
+        Raises:
+            BudgetExceededError: the ledger does not cover a step; the steps before it stand.
+        """
+        for _ in range(steps):
+            self._one_step()
+
+    def _pieces(self, batch: Sequence[int]) -> list[list[int]]:
+        lengths = [self.order.lengths[index] for index in batch]
+        pieces = group_by_length(
+            lengths, most_positions=self.settings.most_positions, most_rows=len(batch)
+        )
+        return [[batch[index] for index in piece] for piece in pieces]
+
+    def _positions(self, batch: Sequence[int]) -> int:
+        pieces = self._pieces(batch)
+        return sum(len(piece) * self.order.lengths[piece[0]] for piece in pieces)
+
+    def _one_step(self) -> None:
+        began = time.perf_counter()
+        batch = self.order.batch(self.step)
+        answers = sum(len(self.examples[index].answer) for index in batch)
+        forward = self._positions(batch) + self.trainable.prefix_positions
+        passes = self.trainable.backward_passes
+        self.ledger.charge(forward=forward, backward=forward * passes, head=answers * (1 + passes))
+        self.optimizer.zero_grad(set_to_none=True)
+        live = self.trainable.prefix()
+        loss = self._backward(live, batch, answers)
+        self.trainable.collect_gradients()
+        self._update()
+        self.log.step_seconds.append(time.perf_counter() - began)
+        self.log.losses.append(loss)
+        tokens = sum(len(self.examples[index].row) for index in batch) + answers
+        self.log.step_tokens.append(tokens + live.length * len(batch))
+        self.step += 1
+
+    def _backward(self, live: SharedPrefix, batch: list[int], answers: int) -> float:
+        # The prefix is cut from its graph so that several pieces can use it; what they leave on
+        # the cut is sent through the graph once.
+        cut = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in live.tensors()]
+        prefix = live.with_tensors(cut)
+        total = 0.0
+        for piece in self._pieces(batch):
+            loss = self._loss(prefix, [self.examples[index] for index in piece]) / answers
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            total += float(loss.detach())
+        reached = [
+            (tensor, end.grad)
+            for tensor, end in zip(live.tensors(), cut, strict=True)
+            if end.grad is not None
+        ]
+        if reached:
+            tensors, gradients = zip(*reached, strict=True)
+            torch.autograd.backward(tensors, gradients)
+        return total
+
+    def _loss(self, prefix: SharedPrefix, examples: list[Example]) -> Tensor:
+        return answer_loss(self.base, prefix, examples)
+
+    def _update(self) -> None:
+        settings = self.settings
+        factor = warm_constant(self.step, settings.warmup_steps)
+        if settings.decay_end is not None:
+            factor *= linear_decay(self.step, settings.decay_begin, settings.decay_end)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * factor
+        parameters = list(self.trainable.parameters.values())
+        torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        self.optimizer.step()
+        self.trainable.publish()
+
+
+def answer_loss(base: Base, prefix: SharedPrefix, examples: Sequence[Example]) -> Tensor:
+    """Sum of -log p over all answer tokens of some rows, with gradients where they are enabled."""
+    rows = pad_rows([example.inputs for example in examples], base.device, left=False)
+    index: list[int] = []
+    place: list[int] = []
+    targets: list[int] = []
+    for number, example in enumerate(examples):
+        begin = len(example.row) - 1
+        index += [number] * len(example.answer)
+        place += range(begin, begin + len(example.answer))
+        targets += example.answer
+    select = (torch.tensor(index, device=base.device), torch.tensor(place, device=base.device))
+    logits = selected_logits(base, prefix, row_inputs(prefix, rows), select)
+    return summed_cross_entropy(logits, torch.tensor(targets, device=base.device))
+
+
+def mean_answer_loss(
+    base: Base, prefix: SharedPrefix, examples: Sequence[Example], ledger: Ledger
+) -> float:
+    """Mean of -log p over all answer tokens, without gradients; books its forward work."""
+    lengths = [len(example.inputs) for example in examples]
+    total, count = 0.0, 0
+    for batch in group_by_length(lengths, most_positions=4096, most_rows=64):
+        chosen = [examples[index] for index in batch]
+        answers = sum(len(example.answer) for example in chosen)
+        ledger.charge(forward=len(batch) * lengths[batch[0]], head=answers)
+        with torch.no_grad():
+            total += float(answer_loss(base, prefix, chosen))
+        count += answers
+    return total / count
