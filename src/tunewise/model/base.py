@@ -6,18 +6,17 @@ import math
 import os
 import platform
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from tunewise.errors import ConfigError
 from tunewise.model.fingerprint import model_fingerprint
+from tunewise.model.quiet import quiet_transformers
 from tunewise.model.resolve import resolve, stored_fingerprint
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -193,24 +192,6 @@ def default_threads() -> int:
     return allowed if quota is None else max(1, min(allowed, math.floor(quota)))
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without transformers' progress bars and load warnings; restores what was set before."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _cast(model: Any, dtype: torch.dtype) -> None:
     # Not `model.to(dtype)`: that would also round what is computed rather than stored, such as the
     # rotary frequencies, which loading in `dtype` leaves in float32.
@@ -235,7 +216,7 @@ def _load(folder: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
             **shared,
         )
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **shared)
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"{name!r} does not load as a causal language model",
             found=str(error).strip().split("\n")[0],

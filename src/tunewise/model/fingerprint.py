@@ -79,7 +79,8 @@ def _combine(*hashes: str) -> str:
 
 def _digest(tensor: Tensor) -> str:
     flat = tensor.detach().contiguous().reshape(-1).cpu()
-    return hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest()
+    octets: Any = flat.view(torch.uint8).numpy()
+    return hashlib.sha256(octets).hexdigest()
 
 
 def _model_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:

