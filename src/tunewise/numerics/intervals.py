@@ -1,0 +1,192 @@
+"""Confidence intervals for a mean score over test rows and training seeds.
+
+One seed and 0/1 scores: Wilson's score interval (Wilson 1927), which stays wider than zero at 0%
+and 100%. Everything else: percentile limits of a two-level bootstrap, changed in two ways where the
+plain one is known to be wrong:
+
+- Rows. Four pseudo-rows join the sample, two at the lowest and two at the highest score seen
+  (Agresti & Coull 1998, "add two successes and two failures"; at 0 and 1 where all scores are
+  equal), so that few rows, or scores that hardly vary, get an honest width. They move the limits,
+  never the reported mean, and vanish as rows grow.
+- Seeds. Rows and seeds are crossed (the same rows under every seed), and drawing both with
+  replacement counts the noise of single answers twice (Owen 2007), while two or three seeds drawn
+  again and again can show no value but theirs. So rows are drawn of the means over seeds, and the
+  effect of the seed is added from its own distribution: a t-distribution, scaled by the variance
+  between seeds that the noise of single answers does not explain (two-way analysis of variance).
+  It has S - 1 degrees of freedom, but 2 where S = 2, since one degree of freedom would let the
+  tail, not the data, set the limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats: TypeAlias = NDArray[np.float64]
+RESAMPLES = 4000
+_BLOCK_NUMBERS = 2_000_000  # counts held at once: 16 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and the limits of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance between the limits."""
+        return (self.high - self.low) / 2
+
+
+def as_score_matrix(scores: ArrayLike) -> Floats:
+    """Scores as a float64 array (S seeds, n rows); equal seeds are joined into one.
+
+    Args:
+        scores: (S, n), or (n,) for one seed.
+
+    Raises:
+        ValueError: no rows, no seeds, more than two dimensions, or a score that is not finite.
+    """
+    matrix = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ValueError(f"scores must be (seeds, rows) and not empty, found shape {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise ValueError("scores must be finite")
+    # A fit that does not depend on its seed gives the same rows each time: that is one seed.
+    return matrix[:1] if (matrix == matrix[0]).all() else matrix
+
+
+def is_binary(scores: Floats) -> bool:
+    """Whether every score is 0 or 1."""
+    return bool(np.isin(scores, (0.0, 1.0)).all())
+
+
+def mean_interval(
+    scores: ArrayLike,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    clusters: ArrayLike | None = None,
+) -> Interval:
+    """The mean score with a confidence interval for new rows (and new seeds, where S > 1).
+
+    Args:
+        scores: (S seeds, n rows) or (n,), each between 0 and 1.
+        level: of the interval.
+        seed: of the bootstrap.
+        resamples: bootstrap drawings.
+        clusters: (n,) group of each row; groups are then drawn whole.
+
+    Raises:
+        ValueError: see `as_score_matrix`; or `clusters` of another length.
+    """
+    matrix = as_score_matrix(scores)
+    value = float(matrix.mean())
+    if len(matrix) == 1 and is_binary(matrix) and clusters is None:
+        right, total = int(matrix.sum()), matrix.shape[1]
+        wilson = stats.binomtest(right, total).proportion_ci(level, method="wilson")
+        return Interval(value, float(wilson.low), float(wilson.high))
+    sums, sizes = _with_pseudo_rows(matrix, *_cluster_sums(matrix.mean(axis=0), clusters))
+    draws = bootstrap_means(sums, sizes, seed=seed, resamples=resamples)
+    draws += seed_effects(matrix, np.random.default_rng([seed, 1]), resamples)
+    low, high = np.clip(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]), 0.0, 1.0)
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def bootstrap_means(sums: Floats, sizes: Floats, *, seed: int, resamples: int) -> Floats:
+    """Bootstrap of a mean over rows, drawn one by one or in clusters.
+
+    Args:
+        sums: (G units,) sum of the scores in each unit (a row, or a cluster of rows).
+        sizes: (G,) rows in each unit.
+        seed: of the drawing; the same (seed, G, resamples) draws the same units.
+        resamples: how many means.
+
+    Returns:
+        (resamples,) means.
+    """
+    both = np.stack([sums, sizes], axis=1)
+    drawn = np.concatenate([counts @ both for counts in _unit_counts(len(sums), resamples, seed)])
+    means: Floats = drawn[:, 0] / drawn[:, 1]
+    return means
+
+
+def seed_variance(matrix: Floats) -> float:
+    """Variance between seeds beyond the noise of single answers, at least 0.
+
+    Args:
+        matrix: (S seeds, n rows).
+
+    Returns:
+        The seed's component in a two-way analysis of variance without replication; 0 where there
+        is one seed or one row.
+    """
+    seeds, rows = matrix.shape
+    if seeds == 1 or rows == 1:
+        return 0.0
+    per_seed = matrix.mean(axis=1)
+    left = matrix - per_seed[:, None] - matrix.mean(axis=0) + matrix.mean()
+    noise = float((left**2).sum()) / ((seeds - 1) * (rows - 1))
+    return float(max(0.0, per_seed.var(ddof=1) - noise / rows))
+
+
+def seed_effects(matrix: Floats, numbers: np.random.Generator, resamples: int) -> Floats:
+    """(resamples,) draws of how far the mean over S seeds lies from that over all seeds."""
+    seeds = len(matrix)
+    variance = seed_variance(matrix)
+    if variance == 0.0:
+        return np.zeros(resamples)
+    drawn: Floats = numbers.standard_t(max(seeds - 1, 2), size=resamples)
+    effects: Floats = drawn * (variance / seeds) ** 0.5
+    return effects
+
+
+def _unit_counts(units: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Blocks (b, units): how often each unit was drawn in each of b resamples; b sums to all."""
+    block = max(1, _BLOCK_NUMBERS // units)
+    for index, start in enumerate(range(0, resamples, block)):
+        yield _count_block(units, min(block, resamples - start), seed, index)
+
+
+@lru_cache(maxsize=4)  # the methods of one table share their rows, hence their drawings
+def _count_block(units: int, draws: int, seed: int, index: int) -> Floats:
+    """One block of `_unit_counts`, read-only."""
+    drawn = np.random.default_rng([seed, 0, index]).integers(0, units, size=(draws, units))
+    drawn += np.arange(draws)[:, None] * units
+    counts = np.bincount(drawn.ravel(), minlength=draws * units).reshape(draws, units)
+    block = counts.astype(np.float64)
+    block.setflags(write=False)
+    return block
+
+
+def _cluster_sums(scores: Floats, clusters: ArrayLike | None) -> tuple[Floats, Floats]:
+    """Sums (G,) and sizes (G,) per cluster; without clusters each row is its own."""
+    rows = len(scores)
+    if clusters is None:
+        return scores, np.ones(rows)
+    groups: NDArray[Any] = np.asarray(clusters)
+    if groups.shape != (rows,):
+        raise ValueError(f"clusters must name the group of {rows} rows, found {groups.shape}")
+    members = np.unique(groups, return_inverse=True)[1]
+    sums: Floats = np.bincount(members, weights=scores).astype(np.float64)
+    return sums, np.bincount(members).astype(np.float64)
+
+
+def _with_pseudo_rows(matrix: Floats, sums: Floats, sizes: Floats) -> tuple[Floats, Floats]:
+    """Append two units at the lowest and two at the highest score (see the module's text)."""
+    low, high, weight = float(matrix.min()), float(matrix.max()), 1.0
+    if low == high:
+        # Nothing varies, so rows of a cluster may all be the same: count clusters, not rows.
+        low, high, weight = 0.0, 1.0, float(sizes.mean())
+    pseudo = np.array([low, low, high, high]) * weight
+    return np.append(sums, pseudo), np.append(sizes, np.full(4, weight))
