@@ -56,10 +56,8 @@ class Snippet:
 
 
 def main() -> None:
-    """Write `sentiment.jsonl` and its licence, unless they are there already."""
+    """Write `sentiment.jsonl` and its licence."""
     target = FOLDER / "sentiment.jsonl"
-    if target.is_file():
-        return
     archive = download()
     rows = choose(read(archive))
     FOLDER.mkdir(parents=True, exist_ok=True)
