@@ -7,18 +7,13 @@ module-level `METHOD`. The loop, the renderer, the ledger and the maths live els
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from tunewise.adaptation.bundle import Adaptation, Decoding, Provenance
-from tunewise.adaptation.parts import Part
-from tunewise.adaptation.store import fingerprint_of, library_versions
-from tunewise.model.base import Base
-from tunewise.model.ledger import Ledger
-from tunewise.model.log import FitLog
-from tunewise.task.types import FitView, Kind
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.context import FitContext
+from tunewise.task.types import Kind
 
 ALL_KINDS = frozenset(Kind)
 
@@ -48,63 +43,6 @@ class Needs:
     minimum_rows: int = 1
     kinds: frozenset[Kind] = ALL_KINDS
     base: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class FitContext:
-    """Everything a fit is given beside its settings.
-
-    Attributes:
-        base: the base model; frozen, and unchanged after the fit.
-        view: the task with its training and validation rows; no test rows.
-        ledger: counts the work and enforces the budget.
-        seed: of everything random in the fit.
-        start: the adaptation to start from (step 0 equals it), or None.
-        log: steps, losses and progress; what `fit --json` and the report show.
-        data_hash: hash of the view.
-        checkpoint_folder: where the state of an interrupted fit is kept, or None.
-    """
-
-    base: Base
-    view: FitView
-    ledger: Ledger
-    seed: int
-    log: FitLog
-    data_hash: str
-    start: Adaptation | None = None
-    checkpoint_folder: Path | None = None
-
-    def finish(
-        self,
-        method: str,
-        settings: MethodSettings,
-        parts: tuple[Part, ...],
-        decoding: Decoding,
-        **notes: Any,
-    ) -> Adaptation:
-        """Wrap what was found, with its provenance.
-
-        Args:
-            method: the method's name.
-            settings: as used.
-            parts: what was found.
-            decoding: how answers are read out.
-            notes: what is worth telling (JSON values; no clock times, so that bytes repeat).
-        """
-        provenance = Provenance(
-            method=method,
-            settings=settings.model_dump(mode="json"),
-            seed=self.seed,
-            base_name=self.base.name,
-            base_fingerprint=self.base.fingerprint,
-            dtype=self.base.dtype_name,
-            data_hash=self.data_hash,
-            work=self.ledger.work().as_dict(),
-            versions=library_versions(),
-            start=None if self.start is None else fingerprint_of(self.start),
-            notes=notes,
-        )
-        return Adaptation(parts, decoding, self.view.spec, provenance)
 
 
 @runtime_checkable

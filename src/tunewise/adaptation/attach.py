@@ -1,0 +1,194 @@
+"""Attach an adaptation to the one base model, and take it off again without a trace.
+
+Parts that live inside the model (`low_rank`, `weights`) are put in and taken out by reference:
+after `attached` ends, every tensor of the base is the same object as before, so its logits are
+bit-equal. Parts that live before the text are lowered to one shared prefix.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunewise.adaptation.parts import (
+    KVPrefixPart,
+    LowRankPart,
+    Part,
+    VirtualTokensPart,
+    WeightsPart,
+)
+from tunewise.errors import AdaptationError
+from tunewise.model.base import Base
+from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix, compute_prefix, token_embeddings
+from tunewise.task.render import Renderer
+
+ADAPTER = "default"
+# The fields of a LoRA configuration that change the numbers; nothing else is passed to PEFT.
+LORA_FIELDS = (
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "use_rslora",
+    "use_dora",
+    "fan_in_fan_out",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "layers_pattern",
+)
+
+
+@contextmanager
+def attached(base: Base, parts: Sequence[Part]) -> Iterator[None]:
+    """The base with the parts that live inside it, while the context lasts.
+
+    Args:
+        base: the base model.
+        parts: any parts; those that do not live in the model are passed over.
+
+    Raises:
+        AdaptationError: a tensor does not fit the base; the base is left as it was.
+    """
+    with ExitStack() as stack:
+        for part in parts:
+            if isinstance(part, WeightsPart):
+                stack.enter_context(_weights(base, part))
+            elif isinstance(part, LowRankPart):
+                stack.enter_context(low_rank_attached(base, part.config, part.tensors))
+        yield
+
+
+@contextmanager
+def _weights(base: Base, part: WeightsPart) -> Iterator[None]:
+    named = dict(base.model.named_parameters())
+    for name, tensor in part.tensors.items():
+        if name not in named or named[name].shape != tensor.shape:
+            shape = tuple(named[name].shape) if name in named else "no such tensor"
+            raise AdaptationError(
+                "a stored weight does not fit the base",
+                found=f"{name} of shape {tuple(tensor.shape)}",
+                expected=f"{shape} in {base.name}",
+            )
+    before = {name: named[name].data for name in part.tensors}
+    try:
+        for name, tensor in part.tensors.items():
+            named[name].data = tensor.to(device=base.device, dtype=before[name].dtype)
+        yield
+    finally:
+        for name, tensor in before.items():
+            named[name].data = tensor
+
+
+@contextmanager
+def low_rank_attached(
+    base: Base, config: Any, tensors: Any | None, *, seed: int = 0
+) -> Iterator[dict[str, Any]]:
+    """PEFT's LoRA layers in place of the base's linear layers, while the context lasts.
+
+    Args:
+        base: the base model.
+        config: the fields of PEFT's `adapter_config.json`.
+        tensors: PEFT's stored tensors; None leaves the fresh initialisation (B is zero).
+        seed: of the fresh initialisation, which is drawn from PyTorch's global generator; its
+            state is restored.
+
+    Yields:
+        The configuration as PEFT resolved it, with the names of the layers it changed.
+    """
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = base.model
+    lora = LoraConfig(
+        **{name: config[name] for name in LORA_FIELDS if config.get(name) is not None},
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            inject_adapter_in_model(lora, model, ADAPTER)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+        if tensors is not None:
+            _load_low_rank(base, tensors, set_peft_model_state_dict)
+        resolved = lora.to_dict()
+        resolved["target_modules"] = sorted(resolved["target_modules"])
+        yield resolved
+    finally:
+        for name, module in list(model.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, module.get_base_layer())
+        model.requires_grad_(False)
+
+
+def _load_low_rank(base: Base, tensors: Any, load: Any) -> None:
+    outcome = load(base.model, dict(tensors), ADAPTER)
+    wanted = {name for name, _ in base.model.named_parameters() if "lora_" in name}
+    missing = sorted(wanted & set(outcome.missing_keys))
+    if missing or outcome.unexpected_keys:
+        raise AdaptationError(
+            "a stored low-rank part does not fit the base",
+            found=f"{len(missing)} layers without a stored tensor, "
+            f"{len(outcome.unexpected_keys)} stored tensors without a layer",
+            expected=f"one A and one B for each adapted layer of {base.name}",
+        )
+
+
+def lower(
+    base: Base,
+    renderer: Renderer,
+    *,
+    virtual: Tensor | None = None,
+    positions: SharedPrefix = EMPTY_PREFIX,
+    replaces_shared_text: bool = False,
+) -> SharedPrefix:
+    """Everything that stands before the rows, as one shared prefix.
+
+    The order is: trained keys and values, virtual tokens, the prompt's shared text.
+
+    Args:
+        base: the base with the parts inside it attached.
+        renderer: gives the shared text.
+        virtual: (k, D) virtual tokens, or None.
+        positions: trained keys and values.
+        replaces_shared_text: whether `positions` stand in place of the shared text.
+    """
+    pieces: list[Tensor] = []
+    if virtual is not None:
+        pieces.append(virtual[None].to(base.dtype))
+    if renderer.shared_tokens and not replaces_shared_text:
+        pieces.append(token_embeddings(base, renderer.shared_tokens))
+    if not pieces:
+        return positions
+    return compute_prefix(base, torch.cat(pieces, dim=1), after=positions)
+
+
+def lower_parts(base: Base, renderer: Renderer, parts: Sequence[Part]) -> SharedPrefix:
+    """`lower` for stored parts; no gradients."""
+    virtual, positions, replaces = None, EMPTY_PREFIX, False
+    for part in parts:
+        if isinstance(part, VirtualTokensPart):
+            virtual = part.embeddings.to(base.device)
+        elif isinstance(part, KVPrefixPart):
+            positions, replaces = prefix_of(part, base), part.replaces_shared_text
+    with torch.no_grad():
+        return lower(
+            base, renderer, virtual=virtual, positions=positions, replaces_shared_text=replaces
+        )
+
+
+def prefix_of(part: KVPrefixPart, base: Base) -> SharedPrefix:
+    """The stored keys and values, in the dtype of the base."""
+    keys, values = (
+        tuple(tensor[None].to(device=base.device, dtype=base.dtype) for tensor in tensors)
+        for tensors in (part.keys, part.values)
+    )
+    return SharedPrefix(keys, values)
