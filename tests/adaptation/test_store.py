@@ -68,6 +68,19 @@ def test_another_adaptation_has_another_fingerprint(change: dict[str, Any]) -> N
     assert first != store.fingerprint_of(adaptation_of(VIRTUAL))
 
 
+def test_a_schema_keeps_its_order_and_everything_else_is_sorted(tmp_path: Path) -> None:
+    schema = {"properties": {"zeta": {"type": "string"}, "alpha": {}}, "a": 1}
+    first = adaptation_of(PROMPT, notes={"z": 1, "a": {"z": 1, "a": 2}})
+    first = replace(first, spec=replace(first.spec, schema=schema))
+    store.save(first, tmp_path / "ada")
+    assert json.dumps(store.load(tmp_path / "ada").spec.schema) == json.dumps(schema)
+    notes = json.loads((tmp_path / "ada" / "adaptation.json").read_text())["provenance"]["notes"]
+    assert json.dumps(notes) == '{"a": {"a": 2, "z": 1}, "z": 1}'
+    turned = {"a": 1, "properties": {"alpha": {}, "zeta": {"type": "string"}}}
+    second = replace(first, spec=replace(first.spec, schema=turned))
+    assert store.fingerprint_of(first) != store.fingerprint_of(second)
+
+
 def test_layout(saved: Path) -> None:
     assert set(contents(saved)) == {
         "adaptation.json",

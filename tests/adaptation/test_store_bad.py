@@ -23,7 +23,7 @@ from tests.adaptation.samples import (
 
 from tunewise.adaptation import folder as folder_module
 from tunewise.adaptation import store
-from tunewise.adaptation.files import json_bytes
+from tunewise.adaptation.files import MANIFEST_ROOT, json_bytes
 from tunewise.adaptation.parts import (
     KVPrefixPart,
     LowRankPart,
@@ -102,7 +102,7 @@ def resign(folder: Path, **changes: Any) -> None:
             target = target[step]
         target[last] = value
     body["fingerprint"] = store._fingerprint(body)
-    (folder / "adaptation.json").write_bytes(json_bytes(body, ""))
+    (folder / "adaptation.json").write_bytes(json_bytes(body, MANIFEST_ROOT))
 
 
 @pytest.mark.parametrize("number", [2, 99])

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -46,6 +46,9 @@ from tunewise.errors import AdaptationError, CorruptAdaptationError
 from tunewise.task.prompt import PromptText
 
 VIRTUAL_TOKENS_FOLDER = "virtual_tokens"
+MANIFEST_ROOT = "adaptation"
+# Constrained decoding writes properties in the order of the schema, so that order is content.
+_KEPT_ORDER = f"{MANIFEST_ROOT}.spec.schema"
 Files = dict[str, bytes]
 Reader = Callable[[str], bytes]
 
@@ -66,7 +69,7 @@ class _Prompt(BaseModel):
 
 class _Shallow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    rule: str
+    rule: Literal["constant", "lead", "linear"]
     config: dict[str, Any]
 
 
@@ -87,12 +90,10 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return {
-            item.name: plain(getattr(value, item.name), f"{where}.{item.name}")
-            for item in fields(value)
-        }
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+        keys = value if f"{where}.".startswith(f"{_KEPT_ORDER}.") else sorted(value)
+        return {key: plain(value[key], f"{where}.{key}") for key in keys}
     if isinstance(value, list | tuple):
         return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     raise AdaptationError(
@@ -103,14 +104,12 @@ def plain(value: Any, where: str) -> Any:
 
 
 def json_bytes(value: Any, where: str) -> bytes:
-    """Canonical JSON: sorted keys, indent 2, UTF-8, one newline at the end.
+    """Canonical JSON: sorted keys (but for a schema), indent 2, UTF-8, one newline at the end.
 
     Raises:
         AdaptationError: JSON cannot hold the value exactly.
     """
-    text = json.dumps(
-        plain(value, where), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
-    )
+    text = json.dumps(plain(value, where), indent=2, ensure_ascii=False, allow_nan=False)
     try:
         return (text + "\n").encode("utf-8")
     except UnicodeEncodeError as error:
@@ -220,8 +219,6 @@ def _read_part(entry: PartEntry, read: Reader) -> Part:
             return WeightsPart(tensors_of(data))
         case "shallow_model", [text, *data] if len(data) <= 1:
             record = _Shallow.model_validate_json(text)
-            if record.rule not in ("constant", "lead", "linear"):
-                raise ValueError(f"unknown rule {record.rule!r}")
             tensors = tensors_of(data[0]) if data else {}
             return ShallowModelPart(record.rule, record.config, tensors)
     raise ValueError(f"no part {entry.kind!r} with {len(contents)} files is known to this version")

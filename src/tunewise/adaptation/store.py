@@ -21,7 +21,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tunewise.adaptation.bundle import Adaptation, Decoding, Provenance
-from tunewise.adaptation.files import Files, PartEntry, json_bytes, part_files, read_part
+from tunewise.adaptation.files import (
+    MANIFEST_ROOT,
+    Files,
+    PartEntry,
+    json_bytes,
+    part_files,
+    read_part,
+)
 from tunewise.adaptation.folder import check_name, files_in, write_folder
 from tunewise.adaptation.parts import LowRankPart, ShallowModelPart
 from tunewise.errors import (
@@ -190,7 +197,7 @@ def _all_files(adaptation: Adaptation) -> Files:
         "spec": adaptation.spec,
         "provenance": adaptation.provenance,
     }
-    files[MANIFEST] = json_bytes({**body, "fingerprint": _fingerprint(body)}, "adaptation")
+    files[MANIFEST] = json_bytes({**body, "fingerprint": _fingerprint(body)}, MANIFEST_ROOT)
     return files
 
 
@@ -199,7 +206,7 @@ def _file_entry(data: bytes) -> dict[str, Any]:
 
 
 def _fingerprint(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json_bytes(body, "adaptation")).hexdigest()
+    return hashlib.sha256(json_bytes(body, MANIFEST_ROOT)).hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -223,7 +230,7 @@ def _read_manifest(folder: Path) -> Manifest:
         )
     stored = body.pop("fingerprint", None)
     actual = _fingerprint(body)
-    if stored != actual or json_bytes({**body, "fingerprint": stored}, MANIFEST) != data:
+    if stored != actual or json_bytes({**body, "fingerprint": stored}, MANIFEST_ROOT) != data:
         raise CorruptAdaptationError(
             f"{MANIFEST} differs from what was saved",
             found=f"{path} with hash {actual}",
