@@ -11,6 +11,12 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from tunewise.adaptation.parts import LowRankPart
+from tunewise.errors import AdaptationError
+
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 PROMPT_EMBEDDINGS = "prompt_embeddings"
@@ -58,3 +64,42 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [json_safe(item) for item in value]
     return value
+
+
+def low_rank_part(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], base_name: str
+) -> LowRankPart:
+    """A low_rank part from what PEFT gives for a LoRA.
+
+    Args:
+        config: `LoraConfig.to_dict()`; sets and enums are allowed.
+        tensors: `peft.get_peft_model_state_dict(...)`, of a `PeftModel` or of a model with
+            injected adapters, whose names lack PEFT's prefix.
+        base_name: of the base; stands in place of what PEFT recorded, often a path.
+
+    Returns:
+        The part: JSON config, ready for inference; copies of the tensors, float32, on the CPU.
+
+    Raises:
+        AdaptationError: the config is not one of a LoRA.
+    """
+    plain = json_safe(config)
+    if plain.get("peft_type") != "LORA":
+        raise AdaptationError(
+            "a low_rank part is made from a LoRA",
+            found=f"peft_type {plain.get('peft_type')!r}",
+            expected="peft_type 'LORA'",
+        )
+    plain |= {"base_model_name_or_path": base_name, "inference_mode": True}
+    # An automatic class is a runtime note of PEFT and names a module path.
+    plain["auto_mapping"] = None
+    plain["task_type"] = "CAUSAL_LM"
+    named = {
+        name if name.startswith(LOW_RANK_PREFIX) else LOW_RANK_PREFIX + name: tensor
+        for name, tensor in tensors.items()
+    }
+    copies = {
+        name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for name, tensor in sorted(named.items())
+    }
+    return LowRankPart(plain, copies)
