@@ -187,7 +187,8 @@ def default_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
     else:
-        allowed = os.cpu_count() or 1
+        counted = os.cpu_count()
+        allowed = 1 if counted is None else counted
     quota = _cgroup_cores()
     return allowed if quota is None else max(1, min(allowed, math.floor(quota)))
 
