@@ -1,0 +1,322 @@
+"""What the gradient loop can train: one class for each kind of part that gradients find.
+
+Each holds float32 leaves, lowers itself to a shared prefix, and gives its part back. The loop and
+the search around it know nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tunewise.adaptation.attach import ADAPTER, low_rank_attached, lower, prefix_of
+from tunewise.adaptation.parts import (
+    KVPrefixPart,
+    LowRankPart,
+    Part,
+    VirtualTokensPart,
+    WeightsPart,
+)
+from tunewise.adaptation.peft_format import json_safe
+from tunewise.model.base import Base
+from tunewise.model.loop import Trainable
+from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix
+from tunewise.task.render import Renderer
+
+
+class TrainablePart(Trainable, Protocol):
+    """A trainable that gives its part back."""
+
+    def part(self) -> Part:
+        """The part as the parameters stand now; independent copies."""
+        ...
+
+
+class FrozenPrefix:
+    """The stored parts that stand before the rows and are not trained.
+
+    Args:
+        base: the base with the parts inside it attached.
+        renderer: gives the shared text.
+        parts: the parts of the start; those inside the model are passed over.
+    """
+
+    def __init__(self, base: Base, renderer: Renderer, parts: Sequence[Part]) -> None:
+        self.base, self.renderer = base, renderer
+        self.virtual: Tensor | None = None
+        self.positions, self.replaces = EMPTY_PREFIX, False
+        for part in parts:
+            if isinstance(part, VirtualTokensPart):
+                self.virtual = part.embeddings.to(base.device)
+            elif isinstance(part, KVPrefixPart):
+                self.positions, self.replaces = prefix_of(part, base), part.replaces_shared_text
+
+    @property
+    def computed_positions(self) -> int:
+        """Positions that lowering computes: all but stored keys and values."""
+        text = 0 if self.replaces else len(self.renderer.shared_tokens)
+        return text + (0 if self.virtual is None else int(self.virtual.shape[0]))
+
+    def lower(self) -> SharedPrefix:
+        """The shared prefix, through the base as it stands now."""
+        return lower(
+            self.base,
+            self.renderer,
+            virtual=self.virtual,
+            positions=self.positions,
+            replaces_shared_text=self.replaces,
+        )
+
+
+class VirtualTokens:
+    """Trains (k, D) embeddings, plainly or through a residual network.
+
+    The residual reparametrisation adds a small network of the embedding to itself and drops it
+    after training (Razdaibiedina et al. 2023, section 3); its last layer starts at zero, so step 0
+    is the given start.
+
+    Args:
+        frozen: the rest of the prefix.
+        initial: (k, D) float32 start.
+        hidden: width of the residual network's bottleneck; 0 trains the embeddings plainly.
+        seed: of the network's first layer.
+    """
+
+    backward_passes = 1
+
+    def __init__(self, frozen: FrozenPrefix, initial: Tensor, *, hidden: int, seed: int) -> None:
+        self.frozen = frozen
+        device, width = frozen.base.device, initial.shape[1]
+        leaves = {"embeddings": initial.detach().float().to(device).clone()}
+        if hidden > 0:
+            generator = torch.Generator().manual_seed(seed)
+            down = torch.randn(hidden, width, generator=generator) / width**0.5
+            leaves["down"] = down.to(device)
+            leaves["up"] = torch.zeros(width, hidden, device=device)
+        # Embeddings are small numbers; the network sees them at unit size.
+        self._scale = float(leaves["embeddings"].pow(2).mean().sqrt())
+        self.parameters = {name: leaf.requires_grad_(True) for name, leaf in leaves.items()}
+
+    @property
+    def prefix_positions(self) -> int:
+        """Virtual tokens and everything frozen before the rows."""
+        return int(self.parameters["embeddings"].shape[0]) + self.frozen.computed_positions
+
+    def embeddings(self) -> Tensor:
+        """(k, D) float32, as the base sees them."""
+        plain = self.parameters["embeddings"]
+        if "down" not in self.parameters:
+            return plain
+        hidden = torch.relu((plain / self._scale) @ self.parameters["down"].T)
+        return plain + self._scale * (hidden @ self.parameters["up"].T)
+
+    def prefix(self) -> SharedPrefix:
+        """See `Trainable.prefix`."""
+        frozen = self.frozen
+        return lower(
+            frozen.base,
+            frozen.renderer,
+            virtual=self.embeddings(),
+            positions=frozen.positions,
+            replaces_shared_text=frozen.replaces,
+        )
+
+    def collect_gradients(self) -> None:
+        """Gradients arise on the leaves themselves."""
+
+    def publish(self) -> None:
+        """The prefix is lowered anew at every step."""
+
+    def part(self) -> VirtualTokensPart:
+        """See `TrainablePart.part`."""
+        return VirtualTokensPart(self.embeddings().detach().cpu().clone())
+
+
+class KVPrefix:
+    """Trains the keys and values of P positions in every layer.
+
+    Args:
+        frozen: the rest of the prefix; its own stored keys and values are replaced.
+        initial: the prefix to start from.
+        replaces_shared_text: whether it stands in place of the shared text.
+    """
+
+    backward_passes = 1
+
+    def __init__(
+        self, frozen: FrozenPrefix, initial: SharedPrefix, *, replaces_shared_text: bool
+    ) -> None:
+        self.frozen, self.replaces = frozen, replaces_shared_text
+        self._initial = initial
+        named = zip(self._names(), initial.tensors(), strict=True)
+        self.parameters = {
+            name: tensor[0].detach().float().clone().requires_grad_(True) for name, tensor in named
+        }
+
+    @property
+    def prefix_positions(self) -> int:
+        """Only what follows the trained positions is computed."""
+        rest = self.frozen.computed_positions
+        return rest - len(self.frozen.renderer.shared_tokens) if self.replaces else rest
+
+    def prefix(self) -> SharedPrefix:
+        """See `Trainable.prefix`."""
+        frozen = self.frozen
+        tensors = [leaf[None].to(frozen.base.dtype) for leaf in self.parameters.values()]
+        return lower(
+            frozen.base,
+            frozen.renderer,
+            virtual=frozen.virtual,
+            positions=self._initial.with_tensors(tensors),
+            replaces_shared_text=self.replaces,
+        )
+
+    def collect_gradients(self) -> None:
+        """Gradients arise on the leaves themselves."""
+
+    def publish(self) -> None:
+        """The prefix is lowered anew at every step."""
+
+    def part(self) -> KVPrefixPart:
+        """See `TrainablePart.part`."""
+        stored = [leaf.detach().cpu().clone() for leaf in self.parameters.values()]
+        half = len(stored) // 2
+        return KVPrefixPart(tuple(stored[:half]), tuple(stored[half:]), self.replaces)
+
+    def _names(self) -> list[str]:
+        layers = range(len(self._initial.keys))
+        return [f"{kind}.{layer:03d}" for kind in ("keys", "values") for layer in layers]
+
+
+class LowRank:
+    """Trains the A and B of PEFT's LoRA layers, which must be attached already.
+
+    Args:
+        frozen: the prefix before the rows.
+        config: PEFT's configuration as resolved.
+    """
+
+    backward_passes = 1
+
+    def __init__(self, frozen: FrozenPrefix, config: Mapping[str, Any]) -> None:
+        self.frozen, self.config = frozen, config
+        named = sorted(frozen.base.model.named_parameters())
+        self.parameters = {
+            name: leaf.requires_grad_(True) for name, leaf in named if "lora_" in name
+        }
+
+    @property
+    def prefix_positions(self) -> int:
+        """The shared text runs through the changed layers at every step."""
+        return self.frozen.computed_positions
+
+    def prefix(self) -> SharedPrefix:
+        """See `Trainable.prefix`."""
+        return self.frozen.lower()
+
+    def collect_gradients(self) -> None:
+        """Gradients arise on the leaves themselves."""
+
+    def publish(self) -> None:
+        """The layers hold the leaves themselves."""
+
+    def part(self) -> LowRankPart:
+        """See `TrainablePart.part`."""
+        from peft import get_peft_model_state_dict
+
+        state = get_peft_model_state_dict(
+            self.frozen.base.model, adapter_name=ADAPTER, save_embedding_layers=False
+        )
+        tensors = {name: tensor.detach().cpu().float().clone() for name, tensor in state.items()}
+        config = json_safe(dict(self.config))
+        config["base_model_name_or_path"] = self.frozen.base.name
+        config["inference_mode"] = True
+        return LowRankPart(config, tensors)
+
+
+class Weights:
+    """Trains weights of the base: float32 masters, and the base's own tensors as working copies.
+
+    Gradients arise on the working copies, in the dtype the base computes in; the optimizer works
+    on the masters (Micikevicius et al. 2018, section 3.1).
+
+    Args:
+        frozen: the prefix before the rows.
+        names: which parameters are trained; they must be writable copies already.
+    """
+
+    backward_passes = 2
+
+    def __init__(self, frozen: FrozenPrefix, names: Sequence[str]) -> None:
+        self.frozen = frozen
+        named = dict(frozen.base.model.named_parameters())
+        self._working = {name: named[name] for name in sorted(names)}
+        for parameter in self._working.values():
+            parameter.requires_grad_(True)
+        self.parameters = {
+            name: parameter.detach().float().clone().requires_grad_(True)
+            for name, parameter in self._working.items()
+        }
+
+    @property
+    def prefix_positions(self) -> int:
+        """The shared text runs through the changed layers at every step."""
+        return self.frozen.computed_positions
+
+    def prefix(self) -> SharedPrefix:
+        """See `Trainable.prefix`."""
+        return self.frozen.lower()
+
+    def collect_gradients(self) -> None:
+        """Move gradients from the working copies to the masters."""
+        for name, parameter in self._working.items():
+            gradient = parameter.grad
+            self.parameters[name].grad = None if gradient is None else gradient.float()
+            parameter.grad = None
+
+    def publish(self) -> None:
+        """Round the masters into the working copies."""
+        with torch.no_grad():
+            for name, parameter in self._working.items():
+                parameter.copy_(self.parameters[name])
+
+    def part(self) -> WeightsPart:
+        """See `TrainablePart.part`."""
+        return WeightsPart(
+            {name: parameter.detach().cpu().clone() for name, parameter in self._working.items()}
+        )
+
+
+@contextmanager
+def low_rank_layers(
+    base: Base, config: Mapping[str, Any], start: LowRankPart | None, *, seed: int
+) -> Iterator[Mapping[str, Any]]:
+    """Fresh LoRA layers, or those of `start`, attached while the context lasts.
+
+    Yields:
+        PEFT's configuration as resolved.
+    """
+    chosen = config if start is None else start.config
+    tensors = None if start is None else start.tensors
+    with low_rank_attached(base, chosen, tensors, seed=seed) as resolved:
+        yield resolved
+
+
+@contextmanager
+def writable_weights(base: Base, names: Sequence[str]) -> Iterator[None]:
+    """Copies of these parameters in their place; the originals come back when the context ends."""
+    named: dict[str, nn.Parameter] = dict(base.model.named_parameters())
+    before = {name: named[name].data for name in names}
+    try:
+        for name in names:
+            named[name].data = before[name].clone()
+        yield
+    finally:
+        for name, tensor in before.items():
+            named[name].requires_grad_(False)
+            named[name].grad = None
+            named[name].data = tensor

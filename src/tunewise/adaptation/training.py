@@ -1,0 +1,330 @@
+"""One fit by gradient: step 0, a small race of learning rates, the main run, the best step kept.
+
+    start -> judge -> for each learning rate: a short trial from the start -> judge
+          -> the best trial goes on, decays to zero, is judged now and then -> best step
+
+Step 0 is a checkpoint like any other, so on validation a fit never ends below its start. All of it
+is paid from the one budget. The stages are a pure function of settings, rows and budget, and the
+state after each stage can be stored: an interrupted fit goes on to the same final bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunewise.adaptation.bundle import Decoding
+from tunewise.adaptation.checkpoint import clear_state, load_state, save_state
+from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.judge import Judge, Verdict, example
+from tunewise.adaptation.trainables import TrainablePart
+from tunewise.errors import BudgetTooSmallError
+from tunewise.model.loop import GradientLoop, LoopSettings, RowOrder
+from tunewise.task.render import Renderer
+
+# Below this many steps a race of learning rates would leave nothing to run.
+_FEWEST_STEPS_FOR_A_RACE = 24
+_TRIAL_SHARE = 0.125
+_Snapshot = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """How a fit by gradient is laid out.
+
+    Attributes:
+        learning_rates: candidates, the method's default first.
+        steps: exact number of optimizer steps; None for as many as budget and `epochs` allow.
+        epochs: passes over the training rows at most, where `steps` is None.
+        batch_size, warmup_steps, weight_decay, row_order, most_positions: see `LoopSettings`.
+        decay: whether the learning rate falls to zero at the end.
+        judgements: how often the main run is judged.
+        validation_rows: rows of a judgement at most.
+    """
+
+    learning_rates: tuple[float, ...]
+    steps: int | None = None
+    epochs: float = 10.0
+    batch_size: int = 16
+    warmup_steps: int = 4
+    weight_decay: float = 0.0
+    row_order: RowOrder = "shuffled"
+    most_positions: int = 4096
+    decay: bool = True
+    judgements: int = 3
+    validation_rows: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stretch between two stored states: a trial from the start, or a piece of the main run."""
+
+    learning_rate: float | None
+    until_step: int
+
+
+@dataclass(slots=True)
+class _State:
+    """What outlives a stage, beside the parameters."""
+
+    verdicts: list[dict[str, Any]]
+    stages_done: int = 0
+    learning_rate: float = 0.0
+    trial: Verdict | None = None
+    best: Verdict | None = None
+    best_step: int = 0
+
+
+class Training:
+    """Runs a plan. The trainable ends holding its best step.
+
+    Args:
+        context: the fit.
+        renderer: turns rows into tokens.
+        trainable: what is trained, at its start.
+        plan: the layout.
+    """
+
+    def __init__(
+        self,
+        context: FitContext,
+        renderer: Renderer,
+        trainable: TrainablePart,
+        plan: TrainingPlan,
+    ) -> None:
+        self.context, self.renderer, self.plan = context, renderer, plan
+        self.trainable = trainable
+        self.judge = Judge(context, renderer, most_rows=plan.validation_rows)
+        self.examples = tuple(example(renderer, row) for row in context.view.train)
+        self.start = _clone(trainable.parameters)
+        context.log.trainable_parameters = sum(leaf.numel() for leaf in self.start.values())
+        rates, self.steps, self.trial_steps = self._lay_out()
+        self.stages = self._stages(rates)
+        self.state = _State(verdicts=[], learning_rate=rates[0])
+        self.best = self.start
+        self.winner: tuple[_Snapshot, dict[str, Tensor]] | None = None
+        self.loop = self._loop(rates[0])
+
+    def run(self) -> tuple[Decoding, dict[str, Any]]:
+        """Run all stages that are still to be run.
+
+        Returns:
+            The readout chosen with the best step, and notes for the provenance.
+        """
+        if not self._resume():
+            self._judge(0)
+        for stage in self.stages[self.state.stages_done :]:
+            self._run_stage(stage)
+            self.state.stages_done += 1
+            self._store()
+        self._load_parameters(self.best)
+        best = self.state.best or self._judge(self.loop.step)
+        notes = {
+            "learning_rate": self.state.learning_rate,
+            "steps": self.steps,
+            "best_step": self.state.best_step,
+            "validation": self.state.verdicts,
+        }
+        if self.context.checkpoint_folder is not None:
+            clear_state(self.context.checkpoint_folder)
+        return best.decoding, notes
+
+    # Layout
+
+    def _lay_out(self) -> tuple[tuple[float, ...], int, int]:
+        """Learning rates to race, steps in all, steps of a trial."""
+        plan, ledger = self.plan, self.context.ledger
+        cost = self._loop(plan.learning_rates[0]).step_cost()
+        if plan.steps is not None:
+            return plan.learning_rates[:1], plan.steps, 0
+        most = max(1, round(plan.epochs * math.ceil(len(self.examples) / plan.batch_size)))
+        if ledger.remaining is None:
+            return plan.learning_rates, most, max(1, round(_TRIAL_SHARE * most))
+        # Padding and the prefix make a judgement dearer than its tokens.
+        judgement = 1.2 * self.judge.cost + self.trainable.prefix_positions
+        for rates in (plan.learning_rates, plan.learning_rates[:1]):
+            race = len(rates) - 1
+            free = ledger.remaining - judgement * (
+                1 + plan.judgements + (len(rates) if race else 0)
+            )
+            # The longest batches of an epoch may come first.
+            steps = int(free / (1.1 * cost) / (1 + _TRIAL_SHARE * race))
+            steps = min(steps, most)
+            if race and steps >= _FEWEST_STEPS_FOR_A_RACE:
+                return rates, steps, round(_TRIAL_SHARE * steps)
+        if steps < 1:
+            needed = math.ceil(1.1 * cost + judgement * (1 + plan.judgements))
+            raise BudgetTooSmallError(
+                "the budget does not pay for one optimizer step",
+                found=f"{ledger.remaining} token passes",
+                expected=f"at least {needed}: a step of {plan.batch_size} rows costs about "
+                f"{round(cost)}, judging on {len(self.judge.rows)} validation rows about "
+                f"{round(judgement)} each time",
+                fix="raise --budget, or lower --batch-size or --validation-rows",
+            )
+        return plan.learning_rates[:1], steps, 0
+
+    def _stages(self, rates: Sequence[float]) -> list[Stage]:
+        trials = [Stage(rate, self.trial_steps) for rate in rates] if self.trial_steps else []
+        pieces = min(self.plan.judgements, self.steps - self.trial_steps)
+        length = (self.steps - self.trial_steps) / pieces if pieces else 0.0
+        ends = [self.trial_steps + round(length * (index + 1)) for index in range(pieces)]
+        return trials + [Stage(None, end) for end in ends]
+
+    def _loop(self, rate: float) -> GradientLoop:
+        plan = self.plan
+        begin = getattr(self, "trial_steps", 0)
+        settings = LoopSettings(
+            batch_size=plan.batch_size,
+            learning_rate=rate,
+            warmup_steps=plan.warmup_steps,
+            decay_begin=begin,
+            decay_end=getattr(self, "steps", None) if plan.decay else None,
+            weight_decay=plan.weight_decay,
+            row_order=plan.row_order,
+            most_positions=plan.most_positions,
+        )
+        context = self.context
+        return GradientLoop(
+            context.base,
+            self.trainable,
+            self.examples,
+            settings,
+            seed=context.seed,
+            ledger=context.ledger,
+            log=context.log,
+        )
+
+    # Stages
+
+    def _run_stage(self, stage: Stage) -> None:
+        if stage.learning_rate is not None:
+            self._load_parameters(self.start)
+            self.loop = self._loop(stage.learning_rate)
+        elif self.winner is not None:
+            parameters, moments = self.winner
+            self.winner = None
+            self._load_parameters(parameters)
+            self.loop = self._loop(self.state.learning_rate)
+            _load_moments(self.loop, moments)
+            self.loop.step = self.trial_steps
+        before = len(self.context.log.losses)
+        first = self.loop.step
+        self.loop.run(stage.until_step - first)
+        verdict = self._judge(self.loop.step)
+        if stage.learning_rate is None:
+            losses = self.context.log.losses[before:]
+            self.context.log.curve += [
+                {"step": float(first + index), "train_loss": loss}
+                for index, loss in enumerate(losses)
+            ]
+        elif self.state.trial is None or _lower(verdict, self.state.trial):
+            self.state.trial, self.state.learning_rate = verdict, stage.learning_rate
+            self.winner = (_clone(self.trainable.parameters), _moments(self.loop))
+
+    def _judge(self, step: int) -> Verdict:
+        with torch.no_grad():
+            self.context.ledger.charge(forward=self.trainable.prefix_positions)
+            verdict = self.judge.verdict(self.trainable.prefix())
+        if self.state.best is None or verdict.better_than(self.state.best):
+            self.state.best, self.state.best_step = verdict, step
+            self.best = _clone(self.trainable.parameters)
+        point = {"step": step, "loss": verdict.loss, "metric": verdict.metric}
+        self.state.verdicts.append({**point, "learning_rate": self.loop.settings.learning_rate})
+        self.context.log.curve.append({"step": float(step), "validation_loss": verdict.loss})
+        return verdict
+
+    def _load_parameters(self, snapshot: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, leaf in self.trainable.parameters.items():
+                leaf.copy_(snapshot[name])
+        self.trainable.publish()
+
+    # Storing and resuming
+
+    def _store(self) -> None:
+        folder = self.context.checkpoint_folder
+        if folder is None:
+            return
+        tensors = _prefixed("now", self.trainable.parameters) | _prefixed("best", self.best)
+        tensors |= _prefixed("moments", _moments(self.loop))
+        if self.winner is not None:
+            tensors |= _prefixed("winner", self.winner[0])
+            tensors |= _prefixed("winner_moments", self.winner[1])
+        log, ledger = self.context.log, self.context.ledger
+        facts = {
+            "state": asdict(self.state),
+            "step": self.loop.step,
+            "stage_rate": self.loop.settings.learning_rate,
+            "ledger": [ledger.forward_tokens, ledger.backward_tokens, ledger.head_passes],
+            "log": [log.step_seconds, log.step_tokens, log.losses, log.curve],
+        }
+        save_state(folder, {k: tensor.detach().cpu() for k, tensor in tensors.items()}, facts)
+
+    def _resume(self) -> bool:
+        folder = self.context.checkpoint_folder
+        stored = None if folder is None else load_state(folder)
+        if stored is None:
+            return False
+        tensors, facts = stored
+        state = dict(facts["state"])
+        for name in ("trial", "best"):
+            state[name] = _verdict(state[name])
+        self.state = _State(**state)
+        self.best = _without("best", tensors)
+        winner = _without("winner", tensors)
+        self.winner = (winner, _without("winner_moments", tensors)) if winner else None
+        self._load_parameters(_without("now", tensors))
+        self.loop = self._loop(facts["stage_rate"])
+        _load_moments(self.loop, _without("moments", tensors))
+        self.loop.step = facts["step"]
+        log, ledger = self.context.log, self.context.ledger
+        ledger.forward_tokens, ledger.backward_tokens, ledger.head_passes = facts["ledger"]
+        log.step_seconds, log.step_tokens, log.losses, log.curve = facts["log"]
+        return True
+
+
+def _lower(one: Verdict, other: Verdict) -> bool:
+    # A trial is short: the loss tells learning rates apart long before the metric does.
+    return one.loss < other.loss or not math.isfinite(other.loss)
+
+
+def _clone(parameters: Mapping[str, Tensor]) -> _Snapshot:
+    return {name: leaf.detach().clone() for name, leaf in parameters.items()}
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = prefix + "/"
+    return {k.removeprefix(start): value for k, value in tensors.items() if k.startswith(start)}
+
+
+def _moments(loop: GradientLoop) -> dict[str, Tensor]:
+    """Copies of AdamW's running moments, by parameter name."""
+    found: dict[str, Tensor] = {}
+    for name, leaf in loop.trainable.parameters.items():
+        for kind, value in loop.optimizer.state.get(leaf, {}).items():
+            found[f"{name}|{kind}"] = torch.as_tensor(value).detach().clone()
+    return found
+
+
+def _load_moments(loop: GradientLoop, moments: Mapping[str, Tensor]) -> None:
+    for key, value in moments.items():
+        name, _, kind = key.rpartition("|")
+        loop.optimizer.state[loop.trainable.parameters[name]][kind] = value.clone()
+
+
+def _verdict(stored: dict[str, Any] | None) -> Verdict | None:
+    if stored is None:
+        return None
+    decoding = dict(stored["decoding"])
+    decoding["label_bias"] = tuple(decoding["label_bias"])
+    return Verdict(stored["metric"], stored["loss"], Decoding(**decoding))
