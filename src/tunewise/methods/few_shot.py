@@ -1,0 +1,164 @@
+"""Demonstrations in the prompt: which kind and how many is chosen on validation rows.
+
+Brown et al. 2020, section 2. Three ways to pick: at random, at random with every label alike, and
+the nearest to the row at hand (Liu et al. 2022). The first two are the same for all rows and are
+computed once; the nearest differ by row and cost their length every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from tunewise.adaptation.attach import attached, lower_parts
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.judge import Judge, Verdict
+from tunewise.adaptation.parts import Part, PromptTextPart
+from tunewise.methods._contract import MethodSettings, Needs
+from tunewise.task.prompt import Demonstration, PromptText
+from tunewise.task.render import Renderer
+from tunewise.task.types import Row
+
+
+class FewShotSettings(MethodSettings):
+    """Settings of `few_shot`."""
+
+    demonstrations: int | None = Field(
+        None, ge=1, description="number of demonstrations; unset: chosen among 2, 4, 8 and 16"
+    )
+    pick: Literal["random", "balanced", "nearest"] | None = Field(
+        None, description="'random', 'balanced' or 'nearest'; unset: chosen on validation"
+    )
+    draws: int = Field(2, ge=1, description="seeded draws tried for each random choice")
+    pool_rows: int = Field(
+        1000, ge=1, description="training rows among which nearest ones are found"
+    )
+    longest_tokens: int = Field(
+        192, ge=1, description="rows longer than this many tokens are not shown as demonstrations"
+    )
+    validation_rows: int = Field(128, ge=1, description="validation rows per candidate at most")
+
+
+class FewShot:
+    """Instruction and demonstrations."""
+
+    name = "few_shot"
+    summary = "demonstrations in the prompt; kind and count chosen on validation rows"
+    produces = ("prompt_text",)
+    needs = Needs(minimum_rows=2)
+    Settings = FewShotSettings
+
+    def fit(self, context: FitContext, settings: FewShotSettings) -> Adaptation:
+        """See `Method.fit`."""
+        others = context.starting_parts()[1:]
+        best: tuple[Verdict, PromptText] | None = None
+        tried: list[dict[str, object]] = []
+        with attached(context.base, others):
+            for label, prompt in self._candidates(context, settings):
+                verdict = self._judge(context, settings, prompt, others)
+                if verdict is None:
+                    tried.append({"candidate": label, "left_out": "budget or context"})
+                    continue
+                tried.append({"candidate": label, "loss": verdict.loss, "metric": verdict.metric})
+                if best is None or verdict.better_than(best[0]):
+                    best = (verdict, prompt)
+        if best is None:
+            # Nothing with demonstrations was affordable: the bare instruction always is.
+            prompt = context.starting_prompt()
+            renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
+            decoding = Judge(context, renderer, most_rows=1).decoding
+            parts = (PromptTextPart(prompt), *others)
+            return context.finish(self.name, settings, parts, decoding, tried=tried)
+        parts = (PromptTextPart(best[1]), *others)
+        return context.finish(self.name, settings, parts, best[0].decoding, tried=tried)
+
+    def _candidates(
+        self, context: FitContext, settings: FewShotSettings
+    ) -> Iterator[tuple[str, PromptText]]:
+        """Candidates from cheap to dear, so that a small budget tries the cheap ones."""
+        start = context.starting_prompt()
+        rows = self._showable(context, settings)
+        counts = (2, 4, 8, 16) if settings.demonstrations is None else (settings.demonstrations,)
+        picks = ("balanced", "random", "nearest") if settings.pick is None else (settings.pick,)
+        random = np.random.default_rng(context.seed)
+        if not context.view.spec.labels:
+            picks = tuple(pick for pick in picks if pick != "balanced") or ("random",)
+        for count in [number for number in counts if number <= len(rows)]:
+            for pick in picks:
+                if pick == "nearest":
+                    pool = _sample(rows, settings.pool_rows, random)
+                    yield (
+                        f"nearest {count}",
+                        PromptText(start.instruction, pool=_shown(pool), nearest=count),
+                    )
+                    continue
+                for draw in range(settings.draws):
+                    chosen = (
+                        _balanced(rows, count, random)
+                        if pick == "balanced"
+                        else _sample(rows, count, random)
+                    )
+                    yield (
+                        f"{pick} {count}, draw {draw}",
+                        PromptText(start.instruction, demonstrations=_shown(chosen)),
+                    )
+
+    def _showable(self, context: FitContext, settings: FewShotSettings) -> list[Row]:
+        renderer = Renderer(context.base.tokenizer, context.view.spec, context.starting_prompt())
+        short = [
+            row
+            for row in context.view.train
+            if len(renderer.row_tokens(row.input)) <= settings.longest_tokens
+        ]
+        return short or list(context.view.train)
+
+    def _judge(
+        self,
+        context: FitContext,
+        settings: FewShotSettings,
+        prompt: PromptText,
+        others: Sequence[Part],
+    ) -> Verdict | None:
+        renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
+        judge = Judge(context, renderer, most_rows=settings.validation_rows)
+        longest = max(len(each.inputs) for each in judge.examples)
+        fits = len(renderer.shared_tokens) + longest < context.base.context_length
+        # A third more than the bare tokens covers padding.
+        affordable = context.ledger.covers(round(1.33 * judge.cost) + len(renderer.shared_tokens))
+        if not fits or not affordable:
+            return None
+        context.ledger.charge(forward=len(renderer.shared_tokens))
+        verdict = judge.verdict(lower_parts(context.base, renderer, others))
+        context.log.progress(context.ledger.spent, context.ledger.limit or 0, "demonstrations")
+        return verdict
+
+
+def _sample(rows: Sequence[Row], count: int, random: np.random.Generator) -> list[Row]:
+    chosen = random.choice(len(rows), size=min(count, len(rows)), replace=False)
+    return [rows[int(index)] for index in chosen]
+
+
+def _balanced(rows: Sequence[Row], count: int, random: np.random.Generator) -> list[Row]:
+    """Labels in turn, in random order, so that no label comes twice before all came once."""
+    by_label: dict[str, list[Row]] = {}
+    for row in _sample(rows, len(rows), random):
+        by_label.setdefault(row.output, []).append(row)
+    queues = [by_label[label] for label in sorted(by_label)]
+    queues = [queues[int(index)] for index in random.permutation(len(queues))]
+    chosen: list[Row] = []
+    while len(chosen) < count:
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.append(queue.pop())
+    return [chosen[int(index)] for index in random.permutation(len(chosen))]
+
+
+def _shown(rows: Sequence[Row]) -> tuple[Demonstration, ...]:
+    return tuple(Demonstration(row.input, row.output) for row in rows)
+
+
+METHOD = FewShot()

@@ -1,0 +1,105 @@
+"""Prefix tuning: learned keys and values of the first positions in every layer, base frozen.
+
+Li & Liang 2021. They start as the keys and values of a real prompt. By default they stand in place
+of the prompt's own text, so step 0 is that prompt exactly; with a number of positions given, the
+prompt's text is repeated or trimmed to that many and the text itself still follows.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from pydantic import Field
+
+from tunewise.adaptation.attach import attached
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.parts import KVPrefixPart, Part
+from tunewise.adaptation.trainables import FrozenPrefix, KVPrefix
+from tunewise.adaptation.training import Training
+from tunewise.errors import ConfigError
+from tunewise.methods._contract import Needs
+from tunewise.methods._gradient import GradientSettings, starting_renderer
+from tunewise.model.prefix import SharedPrefix, compute_prefix, token_embeddings
+from tunewise.task.render import Renderer
+
+LEARNING_RATES = (1e-2, 3e-3)
+
+
+class PrefixSettings(GradientSettings):
+    """Settings of `prefix`."""
+
+    positions: int | None = Field(
+        None, ge=1, description="trained positions before the text; unset: those of the text itself"
+    )
+
+
+class Prefix:
+    """Keys and values of the first positions."""
+
+    name = "prefix"
+    summary = "learned keys and values before the text in every layer, base frozen"
+    produces = ("kv_prefix", "prompt_text")
+    needs = Needs(gradients=True, minimum_rows=4)
+    Settings = PrefixSettings
+
+    def fit(self, context: FitContext, settings: PrefixSettings) -> Adaptation:
+        """See `Method.fit`."""
+        renderer = starting_renderer(context)
+        parts = context.starting_parts()
+        replaces = settings.positions is None and bool(renderer.shared_tokens)
+        with attached(context.base, parts):
+            frozen = FrozenPrefix(context.base, renderer, parts)
+            initial, others = self._initial(context, settings, renderer, parts)
+            replaces = replaces or frozen.replaces
+            trainable = KVPrefix(
+                FrozenPrefix(context.base, renderer, others),
+                initial,
+                replaces_shared_text=replaces,
+            )
+            training = Training(context, renderer, trainable, settings.plan(LEARNING_RATES))
+            decoding, notes = training.run()
+            part = trainable.part()
+        return context.finish(self.name, settings, (*others, part), decoding, **notes)
+
+    def _initial(
+        self,
+        context: FitContext,
+        settings: PrefixSettings,
+        renderer: Renderer,
+        parts: tuple[Part, ...],
+    ) -> tuple[SharedPrefix, tuple[Part, ...]]:
+        """The prefix to start from, and the parts that stay beside it."""
+        base = context.base
+        given = next((part for part in parts if isinstance(part, KVPrefixPart)), None)
+        before = ("virtual_tokens", "kv_prefix")
+        with torch.no_grad():
+            if given is not None:
+                others = tuple(part for part in parts if part.kind != "kv_prefix")
+                return FrozenPrefix(base, renderer, (given,)).positions, others
+            if settings.positions is None and renderer.shared_tokens:
+                # All that stands before the rows becomes the prefix, virtual tokens included.
+                frozen = FrozenPrefix(base, renderer, parts)
+                context.ledger.charge(forward=frozen.computed_positions)
+                others = tuple(part for part in parts if part.kind not in before)
+                return frozen.lower(), others
+            text = renderer.shared_tokens or tuple(
+                base.tokenizer.encode(
+                    " ".join([*context.view.spec.labels, context.view.spec.instruction]),
+                    add_special_tokens=False,
+                )
+            )
+            if not text:
+                raise ConfigError(
+                    "prefix has no text to start from",
+                    found="an empty instruction and no labels",
+                    fix="give an instruction with --instruction",
+                )
+            count = len(text) if settings.positions is None else settings.positions
+            tokens = tuple(itertools.islice(itertools.cycle(text), count))
+            context.ledger.charge(forward=count)
+            return compute_prefix(base, token_embeddings(base, tokens)), parts
+
+
+METHOD = Prefix()

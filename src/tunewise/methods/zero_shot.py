@@ -1,0 +1,52 @@
+"""The untouched base with a plain instruction: what every adaptation has to beat."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tunewise.adaptation.attach import attached, lower_parts
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.judge import Judge
+from tunewise.adaptation.parts import PromptTextPart
+from tunewise.methods._contract import MethodSettings, Needs
+from tunewise.task.prompt import PromptText
+from tunewise.task.render import Renderer
+
+
+class ZeroShotSettings(MethodSettings):
+    """Settings of `zero_shot`."""
+
+    instruction: str | None = Field(
+        None, description="instruction in words; unset: the start's or the task's own"
+    )
+    validation_rows: int = Field(
+        256, ge=1, description="validation rows on which label scores are calibrated at most"
+    )
+
+
+class ZeroShot:
+    """Instruction only."""
+
+    name = "zero_shot"
+    summary = "the untouched base with the task's instruction, label scores calibrated"
+    produces = ("prompt_text",)
+    needs = Needs()
+    Settings = ZeroShotSettings
+
+    def fit(self, context: FitContext, settings: ZeroShotSettings) -> Adaptation:
+        """See `Method.fit`."""
+        given = settings.instruction
+        instruction = context.starting_prompt().instruction if given is None else given
+        part = PromptTextPart(PromptText(instruction))
+        renderer = Renderer(context.base.tokenizer, context.view.spec, part.prompt)
+        others = context.starting_parts()[1:]
+        with attached(context.base, others):
+            context.ledger.charge(forward=len(renderer.shared_tokens))
+            prefix = lower_parts(context.base, renderer, others)
+            judge = Judge(context, renderer, most_rows=settings.validation_rows)
+            verdict = judge.verdict(prefix)
+        return context.finish(self.name, settings, (part, *others), verdict.decoding)
+
+
+METHOD = ZeroShot()
