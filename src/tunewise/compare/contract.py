@@ -183,7 +183,8 @@ class Pair:
         a, b: methods; `a` stands above `b` in the table.
         difference, low, high: with the 95% interval.
         p_value: that there is no difference.
-        p_value_holm: the same, corrected (Holm) for all pairs of the table.
+        p_value_holm: the same, corrected (Holm) for the number of comparisons with the best, which
+            is what the recommendation reads; None for pairs without the best.
         row_deviation: standard deviation of the per-row differences.
         n: rows.
     """
@@ -194,7 +195,7 @@ class Pair:
     low: float
     high: float
     p_value: float
-    p_value_holm: float
+    p_value_holm: float | None
     row_deviation: float
     n: int
 

@@ -149,12 +149,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def rows_to_resolve(difference: float, row_deviation: float, *, power: float = 0.8) -> int | None:
-    """Test rows at which a difference of this size is found at the 5% level.
+def rows_to_resolve(
+    difference: float, row_deviation: float, *, level: float = 0.95, power: float = 0.8
+) -> int | None:
+    """Test rows at which a difference of this size is found by a two-sided test.
 
     Args:
         difference: mean difference per row.
         row_deviation: standard deviation of the per-row differences.
+        level: one minus the test's level.
         power: probability of finding it.
 
     Returns:
@@ -162,7 +165,7 @@ def rows_to_resolve(difference: float, row_deviation: float, *, power: float = 0
     """
     if difference == 0 or row_deviation == 0:
         return None
-    reach = float(stats.norm.ppf(0.975) + stats.norm.ppf(power))
+    reach = float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power))
     return int(np.ceil((reach * row_deviation / difference) ** 2))
 
 

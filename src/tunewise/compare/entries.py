@@ -1,0 +1,222 @@
+"""From the fits of one method to its entry: seeds joined, slices scored, its role judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewise.compare.contract import Entry, FitWork, Role, Score, SliceScore
+from tunewise.errors import RunError
+from tunewise.measure.records import FitRecord, RowResult
+from tunewise.numerics.intervals import mean_interval
+from tunewise.task.types import Kind, Row, TaskSpec
+
+# From cheapest to keep and run to dearest; a bundle costs as much as its dearest part.
+COST_LADDER = (
+    "shallow_model",
+    "prompt_text",
+    "virtual_tokens",
+    "kv_prefix",
+    "low_rank",
+    "weights",
+)
+SHALLOW_PART = "shallow_model"
+PROMPT_PART = "prompt_text"
+
+
+def rung(parts: Iterable[str]) -> int:
+    """How far up the cost ladder these parts stand; without parts, where the plain prompt does."""
+    return max((COST_LADDER.index(part) for part in parts), default=COST_LADDER.index(PROMPT_PART))
+
+
+def cost_order(entry: Entry) -> tuple[int, float, int, float, str]:
+    """Sort key from cheapest to dearest to run: ladder, prompt tokens, bytes, fit work, name."""
+    return (
+        rung(entry.parts),
+        entry.prompt_tokens_per_request,
+        entry.bytes_on_disk,
+        entry.fit.flops,
+        entry.method,
+    )
+
+
+def table_order(entry: Entry) -> tuple[float, tuple[int, float, int, float, str]]:
+    """Sort key of the table: highest test score first, then cheaper first."""
+    return (-entry.test.value, cost_order(entry))
+
+
+def score_matrix(results: Sequence[Sequence[RowResult]], what: str) -> NDArray[np.float64]:
+    """Scores (S seeds, n rows) of the same rows in the same order.
+
+    Raises:
+        RunError: the seeds answered different rows.
+    """
+    first = [result.id for result in results[0]]
+    for line in results[1:]:
+        if [result.id for result in line] != first:
+            raise RunError(
+                f"the seeds of {what} were measured on different rows",
+                found=f"{len(first)} and {len(line)} rows",
+                expected="the same rows in the same order",
+            )
+    return np.array([[result.score for result in line] for line in results], dtype=np.float64)
+
+
+def join_seeds(spec: TaskSpec, records: Sequence[FitRecord], rows: Mapping[str, Row]) -> Entry:
+    """One method's entry; its role is judged later, beside the others.
+
+    Args:
+        spec: what was asked.
+        records: of one method, one per seed, at least one.
+        rows: the test rows by id.
+    """
+    ordered = sorted(records, key=lambda record: record.seed)
+    chosen = max(ordered, key=lambda record: (_mean(record.validation), -record.seed))
+    tests = [record.test for record in ordered]
+    validations = [record.validation for record in ordered if record.validation]
+    answers = {result.answer for line in tests for result in line if not result.failure}
+    return Entry(
+        method=chosen.method,
+        parts=chosen.parts,
+        role=Role.TRAINED,
+        adaptation=chosen.adaptation,
+        chosen_seed=chosen.seed,
+        settings=chosen.settings,
+        notes=chosen.notes,
+        seeds=tuple(record.seed for record in ordered),
+        test=_score(spec.metric, tests, chosen.method),
+        validation=_score(spec.metric, validations, chosen.method) if validations else None,
+        fit=_work(ordered),
+        bytes_on_disk=chosen.bytes_on_disk,
+        prompt_tokens_per_request=float(chosen.prompt_tokens_per_request),
+        milliseconds_per_row=float(np.mean([record.milliseconds_per_row for record in ordered])),
+        seed_values=tuple(_mean(line) for line in tests),
+        distinct_answers=len(answers),
+        extra=_extra_means(tests),
+        by_label=_by_label(spec, tests, rows),
+        by_domain=_by_domain(tests, rows),
+        curve={str(record.seed): record.curve for record in ordered if record.curve},
+    )
+
+
+def with_roles(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries with their roles, in the same order.
+
+    The untouched base is the prompt-only entry that cost least to find (none of the others that
+    show no examples cost less), where it changed no number.
+    """
+    plain = [entry for entry in entries if _only_prompt(entry) and not _shows_examples(entry)]
+    untouched = min(
+        plain,
+        key=lambda entry: (entry.fit.forward_tokens, entry.prompt_tokens_per_request),
+        default=None,
+    )
+    return [replace(entry, role=_role(entry, entry is untouched)) for entry in entries]
+
+
+def _role(entry: Entry, untouched: bool) -> Role:
+    """What one entry stands for."""
+    if SHALLOW_PART in entry.parts:
+        alone = entry.distinct_answers <= 1 and entry.test.n > 1
+        return Role.CONSTANT if alone else Role.SHALLOW
+    if not _only_prompt(entry):
+        return Role.TRAINED
+    return Role.UNTOUCHED if untouched else Role.PROMPT
+
+
+def _only_prompt(entry: Entry) -> bool:
+    """Whether the base was left alone and only text was put before the row."""
+    only_text = all(part == PROMPT_PART for part in entry.parts)
+    return only_text and entry.fit.trainable_parameters == 0 and entry.fit.backward_tokens == 0
+
+
+def _shows_examples(entry: Entry) -> bool:
+    """Whether the fit told that its prompt shows demonstrations (a count or a list of them)."""
+    told = entry.notes.get("demonstrations", 0)
+    return bool(len(told) if isinstance(told, (list, tuple)) else told)
+
+
+def _mean(results: Sequence[RowResult]) -> float:
+    """Mean score; 0 where there are no rows."""
+    return float(np.mean([result.score for result in results])) if results else 0.0
+
+
+def _score(metric: str, results: Sequence[Sequence[RowResult]], method: str) -> Score:
+    """Mean over seeds and rows with its interval."""
+    found = mean_interval(score_matrix(results, method))
+    failed = sum(bool(result.failure) for line in results for result in line)
+    return Score(metric, found.value, found.low, found.high, len(results[0]), failed)
+
+
+def _work(records: Sequence[FitRecord]) -> FitWork:
+    """Means over the seeds, the maximum for memory."""
+
+    def mean(read: Callable[[FitRecord], float]) -> float:
+        return float(np.mean([read(record) for record in records]))
+
+    return FitWork(
+        seconds=mean(lambda record: record.seconds),
+        forward_tokens=mean(lambda record: record.forward_tokens),
+        backward_tokens=mean(lambda record: record.backward_tokens),
+        flops=mean(lambda record: record.flops),
+        peak_bytes=max(record.peak_bytes for record in records),
+        trainable_parameters=max(record.trainable_parameters for record in records),
+    )
+
+
+def _extra_means(results: Sequence[Sequence[RowResult]]) -> dict[str, float]:
+    """Mean of every further score over the rows that have it."""
+    found: dict[str, list[float]] = {}
+    for line in results:
+        for result in line:
+            for name, value in result.extra.items():
+                found.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in sorted(found.items())}
+
+
+def _by_label(
+    spec: TaskSpec, results: Sequence[Sequence[RowResult]], rows: Mapping[str, Row]
+) -> dict[str, SliceScore] | None:
+    """Recall per label: of the rows that have it, the share that were answered with it."""
+    if spec.kind not in (Kind.CLASSIFICATION, Kind.MULTI_LABEL):
+        return None
+    hits: dict[str, list[float]] = {label: [] for label in spec.labels}
+    for line in results:
+        for result in line:
+            given = _labels(result.answer, spec.kind)
+            for label in _labels(rows[result.id].output, spec.kind):
+                hits.setdefault(label, []).append(float(label in given))
+    return _slices(hits, len(results))
+
+
+def _labels(answer: str | None, kind: Kind) -> set[str]:
+    """The labels in an answer, as it was read out."""
+    if answer is None:
+        return set()
+    parts = answer.split(",") if kind is Kind.MULTI_LABEL else [answer]
+    return {part.strip() for part in parts if part.strip()}
+
+
+def _by_domain(
+    results: Sequence[Sequence[RowResult]], rows: Mapping[str, Row]
+) -> dict[str, SliceScore] | None:
+    """Mean score per domain, where rows name one."""
+    scores: dict[str, list[float]] = {}
+    for line in results:
+        for result in line:
+            domain = rows[result.id].domain
+            if domain is not None:
+                scores.setdefault(domain, []).append(result.score)
+    return _slices(dict(sorted(scores.items())), len(results)) if scores else None
+
+
+def _slices(values: Mapping[str, Sequence[float]], seeds: int) -> dict[str, SliceScore]:
+    """Means of the slices that have rows; `n` counts rows, not rows times seeds."""
+    return {
+        name: SliceScore(float(np.mean(each)), len(each) // seeds)
+        for name, each in values.items()
+        if each
+    }

@@ -1,0 +1,203 @@
+"""The recommendation on tables whose truth is planted, and its sentences against the numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from tests.compare.planted import (
+    CONTEXT,
+    LABELS,
+    SPEC,
+    compare,
+    make_record,
+    make_rows,
+    plant,
+)
+
+from tunewise.compare.contract import Comparison, Verdict
+from tunewise.compare.recommend import recommend
+from tunewise.compare.table import build_comparison
+from tunewise.errors import RunError
+
+LOW = {"majority": 0.33, "tfidf": 0.7, "zero_shot": 0.59, "few_shot": 0.65}
+CLEAR = {**LOW, "soft_prompt": 0.83, "prefix": 0.84, "lora": 0.93, "full": 0.87}
+TIE = {**LOW, "soft_prompt": 0.922, "prefix": 0.923, "lora": 0.93, "full": 0.92}
+
+
+def planted(truth: Mapping[str, float], count: int, **more: float) -> Comparison:
+    return compare(truth, count, **more)  # type: ignore[arg-type]  # passed on
+
+
+def test_a_clear_winner_is_taken() -> None:
+    found = planted(CLEAR, 800).recommendation
+    assert (found.method, found.best, found.tied_with) == ("lora", "lora", ())
+    assert found.verdict is Verdict.ADAPT
+    assert "take lora" in found.headline
+    assert "Fine-tune" in found.headline
+
+
+def test_of_those_that_tie_the_cheapest_is_taken() -> None:
+    found = planted(TIE, 400, seeds=3).recommendation
+    assert found.verdict is Verdict.THEY_TIE
+    assert (found.method, found.best) == ("soft_prompt", "lora")
+    assert found.tied_with == ("prefix", "lora", "full")  # cheapest first
+    assert "leave the weights alone" in found.headline
+
+
+def test_an_untouched_base_that_ties_means_do_not_adapt() -> None:
+    truth = {**LOW, "zero_shot": 0.915, "few_shot": 0.92, "soft_prompt": 0.91, "lora": 0.92}
+    found = planted(truth, 800, agree=0.95).recommendation
+    assert (found.method, found.verdict) == ("zero_shot", Verdict.DO_NOT_ADAPT)
+    assert found.best == "few_shot"
+
+
+def test_a_classifier_that_ties_is_enough() -> None:
+    truth = {**LOW, "tfidf": 0.92, "soft_prompt": 0.92, "lora": 0.925}
+    found = planted(truth, 800, agree=0.95).recommendation
+    assert (found.method, found.verdict) == ("tfidf", Verdict.CLASSIFIER)
+
+
+@pytest.mark.parametrize("rows", [12, 30, 48])
+def test_few_rows_tell_nothing(rows: int) -> None:
+    truth = {"zero_shot": 0.8, "few_shot": 0.8, "soft_prompt": 0.82, "lora": 0.85}
+    found = planted(truth, rows).recommendation
+    assert (found.method, found.verdict) == ("zero_shot", Verdict.NOT_ENOUGH_DATA)
+    assert any(f"Only {rows} test rows" in line for line in found.warnings)
+    assert f"{rows} test rows" in found.headline
+
+
+def test_a_loose_tie_is_not_do_not_adapt() -> None:
+    """120 rows that disagree often: lora might be far better, and nobody knows."""
+    truth = {"zero_shot": 0.8, "lora": 0.82}
+    found = planted(truth, 120, agree=0.2).recommendation
+    assert found.verdict is Verdict.NOT_ENOUGH_DATA
+
+
+def test_few_rows_can_tell_a_large_difference() -> None:
+    found = planted({"majority": 0.33, "zero_shot": 0.2, "lora": 0.95}, 40).recommendation
+    assert (found.method, found.verdict) == ("lora", Verdict.ADAPT)
+    assert any("Only 40 test rows" in line for line in found.warnings)
+
+
+def test_nothing_beats_a_constant_answer() -> None:
+    truth = {"majority": 0.33, "zero_shot": 0.34, "soft_prompt": 0.33, "lora": 0.34}
+    found = planted(truth, 900).recommendation
+    assert found.verdict is Verdict.NOTHING_LEARNED
+    assert found.method == "majority"
+    assert "Nothing learned" in found.headline
+
+
+def test_one_method_has_nothing_to_be_compared_with() -> None:
+    found = planted({"lora": 0.9}, 200).recommendation
+    assert (found.method, found.verdict) == ("lora", Verdict.NOT_ENOUGH_DATA)
+    assert "Only lora was measured" in found.headline
+
+
+def test_cost_decides_by_ladder_then_tokens_then_bytes_then_work() -> None:
+    rows = make_rows(60)
+    right = [1.0] * 55 + [0.0] * 5
+    prefix = make_record("prefix", right, rows)
+    shorter = replace(prefix, method="a", prompt_tokens_per_request=5.0, bytes_on_disk=10**9)
+    smaller = replace(prefix, method="b", bytes_on_disk=7)
+    quicker = replace(prefix, method="c", flops=7)
+    for cheaper in (shorter, smaller, quicker):
+        made = build_comparison(SPEC, [prefix, cheaper], [], CONTEXT, rows)
+        assert made.recommendation.method == cheaper.method
+    cheap_but_high = replace(prefix, method="d", parts=("low_rank",), bytes_on_disk=1)
+    made = build_comparison(SPEC, [prefix, cheap_but_high], [], CONTEXT, rows)
+    assert made.recommendation.method == "prefix"
+
+
+def test_is_pure_and_ignores_order_and_direction() -> None:
+    made = planted(TIE, 200)
+    flipped = [
+        replace(
+            pair, a=pair.b, b=pair.a, difference=-pair.difference, low=-pair.high, high=-pair.low
+        )
+        for pair in reversed(made.pairs)
+    ]
+    again = recommend(made.entries[::-1], flipped)
+    assert again == recommend(made.entries, made.pairs) == made.recommendation
+
+
+def test_missing_entries_or_pairs_are_refused() -> None:
+    made = planted(TIE, 60)
+    with pytest.raises(RunError, match="no entry"):
+        recommend([], [])
+    with pytest.raises(RunError, match="no paired difference"):
+        recommend(made.entries, made.pairs[1:])
+
+
+def test_sentences_carry_the_tables_numbers() -> None:
+    made = planted(CLEAR, 844)
+    lora, pairs = made.entry("lora"), {(pair.a, pair.b): pair for pair in made.pairs}
+    gap = pairs[("lora", "zero_shot")]
+    test = lora.test
+    first, second, *_ = made.recommendation.reasons
+    assert first == (
+        f"lora scores {100 * test.value:.1f} ({100 * test.low:.1f} to {100 * test.high:.1f}) on "
+        "844 test rows (accuracy)."
+    )
+    assert second.startswith("zero_shot (the untouched base) scores 59.0")
+    assert f"{100 * gap.difference:.1f} points ({100 * gap.low:.1f} to" in second
+    assert "p < 0.001" in second
+    text = " ".join(made.recommendation.would_change)
+    assert "soft_prompt x 10 = 480 kB" in text
+    assert "lora x 10 = 98 MB" in text
+    assert "full x 10 = 2.7 GB" in text
+
+
+def test_rows_needed_would_indeed_settle_it() -> None:
+    """With as many rows as it asks for, planted the same way, the tie is gone."""
+    truth = {"zero_shot": 0.5, "soft_prompt": 0.88, "lora": 0.91}
+    text = " ".join(planted(truth, 200).recommendation.would_change)
+    asked = re.search(r"With about ([\d,]+) test rows", text)
+    assert asked is not None
+    rows = int(asked.group(1).replace(",", ""))
+    assert rows > 200
+    again = planted(truth, rows).recommendation
+    assert (again.verdict, again.method) == (Verdict.ADAPT, "lora")
+
+
+def test_warns_of_what_did_not_learn_failed_or_hurt() -> None:
+    records, rows = plant({"zero_shot": 0.7, "few_shot": 0.5, "lora": 0.9}, 300)
+    same = make_record(
+        "soft_prompt",
+        [float(row.output == LABELS[0]) for row in rows.values()],
+        rows,
+        answers=[LABELS[0]] * 300,
+    )
+    broken = make_record(
+        "full",
+        [1.0] * 200 + [0.0] * 100,
+        rows,
+        answers=["neutral", "positive"] * 100 + [None] * 100,
+    )
+    found = build_comparison(SPEC, [*records, same, broken], [], CONTEXT, rows).recommendation
+    text = "\n".join(found.warnings)
+    assert "soft_prompt did not learn: it gives every test row the same answer." in text
+    assert "full failed on 100 of 300 answers" in text
+    assert "few_shot made the base worse: it is below zero_shot by 20.0 points" in text
+    assert "One seed only" in text
+
+
+def test_warns_of_seeds_far_apart() -> None:
+    rows = make_rows(200)
+    fits = [
+        make_record("lora", [1.0] * share + [0.0] * (200 - share), rows, seed=seed)
+        for seed, share in enumerate((160, 120))
+    ]
+    text = "\n".join(build_comparison(SPEC, fits, [], CONTEXT, rows).recommendation.warnings)
+    assert "The seeds of lora lie 20.0 points apart" in text
+    assert "One seed only" not in text
+    assert "Only" not in text
+
+
+def test_warns_of_overfitting() -> None:
+    rows = make_rows(200)
+    fit = make_record("lora", [1.0] * 120 + [0.0] * 80, rows, validation=0.99)
+    text = "\n".join(build_comparison(SPEC, [fit], [], CONTEXT, rows).recommendation.warnings)
+    assert "lora scores 99.0 (94.6 to 99.8) on validation and 60.0" in text

@@ -1,0 +1,316 @@
+"""Records to table: seeds joined, pairs on the same rows, the published schema, bad records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib import resources
+
+import jsonschema
+import numpy as np
+import pytest
+from tests.compare.planted import CONTEXT, SPEC, compare, make_record, make_rows, plant
+
+from tunewise.compare.contract import Comparison, Role
+from tunewise.compare.table import build_comparison, gather_details
+from tunewise.compare.terminal import table_rows
+from tunewise.errors import RunError
+from tunewise.measure.records import FitRecord, SkippedMethod
+from tunewise.numerics.pairs import holm, paired_difference
+from tunewise.task.types import Kind, Row, TaskSpec
+
+TRUTH = {
+    "majority": 0.33,
+    "tfidf": 0.7,
+    "zero_shot": 0.59,
+    "few_shot": 0.65,
+    "soft_prompt": 0.86,
+    "prefix": 0.87,
+    "lora": 0.93,
+    "full": 0.92,
+}
+
+
+def schema() -> dict[str, object]:
+    text = resources.files("tunewise.compare").joinpath("templates/schema.json").read_text("utf-8")
+    loaded: dict[str, object] = json.loads(text)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def whole() -> Comparison:
+    return compare(
+        TRUTH,
+        120,
+        seeds=3,
+        skipped=[SkippedMethod("lead", "only for summaries")],
+        domains=("books", "films"),
+    )
+
+
+def test_is_valid_json_of_the_published_schema(whole: Comparison) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    plain = json.loads(json.dumps(whole.as_dict(), allow_nan=False))
+    jsonschema.validate(plain, schema())
+    assert plain == whole.as_dict()
+    assert plain["schema"] == 1
+    assert plain["skipped"] == [{"method": "lead", "reason": "only for summaries"}]
+    assert plain["budget"] == {"unit": "token_passes", "per_method": 400_000}
+
+
+def test_schema_names_every_field_and_no_other(whole: Comparison) -> None:
+    described = schema()
+    definitions = described["$defs"]
+    assert isinstance(definitions, dict)
+    plain = whole.as_dict()
+    assert set(described["required"]) == set(plain)  # type: ignore[call-overload]  # a list
+    assert set(definitions["entry"]["required"]) == set(plain["entries"][0])
+    assert set(definitions["pair"]["required"]) == set(plain["pairs"][0])
+    assert set(definitions["recommendation"]["required"]) == set(plain["recommendation"])
+
+
+@pytest.mark.parametrize("field", ["entries", "recommendation", "command"])
+def test_schema_refuses_what_lacks_a_field(whole: Comparison, field: str) -> None:
+    plain = whole.as_dict()
+    del plain[field]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(plain, schema())
+
+
+def test_numbers_that_are_not_finite_become_null() -> None:
+    rows = make_rows(6)
+    record = make_record("lora", [1.0] * 6, rows)
+    record = replace(record, curve=({"step": 0.0, "train_loss": float("nan")},))
+    plain = build_comparison(SPEC, [record], [], CONTEXT, rows).as_dict()
+    assert plain["entries"][0]["curve"] == {"0": [{"step": 0.0, "train_loss": None}]}
+    json.dumps(plain, allow_nan=False)
+
+
+def test_one_entry_per_method_best_first(whole: Comparison) -> None:
+    values = [entry.test.value for entry in whole.entries]
+    assert values == sorted(values, reverse=True)
+    assert {entry.method for entry in whole.entries} == set(TRUTH)
+    lora = whole.entry("lora")
+    assert lora.seeds == (0, 1, 2)
+    assert lora.test.n == 120
+    assert lora.fit.seconds == pytest.approx(101.0)
+    assert lora.fit.peak_bytes == 1_000_000_002
+    assert len(lora.seed_values) == 3
+    assert list(lora.curve) == ["0", "1", "2"]
+    with pytest.raises(KeyError):
+        whole.entry("lead")
+
+
+def test_equal_scores_put_the_cheaper_first() -> None:
+    rows = make_rows(40)
+    right = [1.0] * 30 + [0.0] * 10
+    order = ["full", "lora", "few_shot", "prefix", "zero_shot", "soft_prompt", "tfidf"]
+    records = [make_record(method, right, rows) for method in order]
+    made = build_comparison(SPEC, records, [], CONTEXT, rows)
+    expected = ["tfidf", "zero_shot", "few_shot", "soft_prompt", "prefix", "lora", "full"]
+    assert [entry.method for entry in made.entries] == expected
+
+
+def test_chosen_seed_is_best_on_validation_and_the_lowest_of_equals() -> None:
+    rows = make_rows(10)
+    shares = {2: 0.9, 0: 0.7, 1: 0.9}
+    fits = [
+        make_record("lora", [1.0] * (5 + seed) + [0.0] * (5 - seed), rows, seed=seed, validation=v)
+        for seed, v in shares.items()
+    ]
+    entry = build_comparison(SPEC, fits, [], CONTEXT, rows).entry("lora")
+    assert (entry.chosen_seed, entry.adaptation) == (1, "adaptations/lora-1")
+    assert entry.settings["seed_of"] == 1
+    assert entry.seed_values == (0.5, 0.6, 0.7)
+    assert entry.test.value == pytest.approx(0.6)
+    assert entry.validation is not None
+    assert entry.validation.value == pytest.approx(2.5 / 3)
+
+
+def test_no_validation_rows_is_absent_and_not_zero() -> None:
+    rows = make_rows(5)
+    record = replace(make_record("tfidf", [1.0] * 5, rows), validation=())
+    made = build_comparison(SPEC, [record], [], CONTEXT, rows)
+    assert made.entry("tfidf").validation is None
+    assert table_rows(made)[1][0][4] == "not measured"
+
+
+def test_pairs_are_on_rows_and_every_two_methods(whole: Comparison) -> None:
+    records, _ = plant(TRUTH, 120, seeds=3)
+    scores = {
+        method: np.array([[r.score for r in f.test] for f in records if f.method == method])
+        for method in TRUTH
+    }
+    assert len(whole.pairs) == 8 * 7 // 2
+    place = {entry.method: index for index, entry in enumerate(whole.entries)}
+    for pair in whole.pairs:
+        assert place[pair.a] < place[pair.b]
+        found = paired_difference(scores[pair.a], scores[pair.b])
+        assert pair.difference == pytest.approx(found.difference)
+        assert (pair.low, pair.high, pair.p_value) == (found.low, found.high, found.p_value)
+    best = [pair for pair in whole.pairs if pair.a == whole.recommendation.best]
+    assert len(best) == 7
+    assert [pair.p_value_holm for pair in best] == holm([pair.p_value for pair in best])
+    rest = [pair for pair in whole.pairs if pair.a != whole.recommendation.best]
+    assert {pair.p_value_holm for pair in rest} == {None}
+
+
+def test_recall_per_label_and_score_per_domain_by_hand() -> None:
+    """Labels and domains take turns; the first half is right."""
+    rows = make_rows(12, domains=("books", "films"))
+    record = make_record("lora", [1.0] * 6 + [0.0] * 6, rows)
+    entry = build_comparison(SPEC, [record], [], CONTEXT, rows).entry("lora")
+    assert entry.by_label is not None
+    assert {k: (v.value, v.n) for k, v in entry.by_label.items()} == {
+        "negative": (0.5, 4),
+        "neutral": (0.5, 4),
+        "positive": (0.5, 4),
+    }
+    assert entry.by_domain is not None
+    assert {k: (v.value, v.n) for k, v in entry.by_domain.items()} == {
+        "books": (0.5, 6),
+        "films": (0.5, 6),
+    }
+    assert dict(entry.extra) == {"valid": 1.0}
+
+
+def test_recall_of_several_labels() -> None:
+    spec = TaskSpec("tags", Kind.MULTI_LABEL, "Tag it.", ("a", "b", "c"), "label_f1")
+    rows = {
+        "1": Row("1", "x", "a, b", ("a, b",)),
+        "2": Row("2", "y", "b", ("b",)),
+    }
+    record = make_record("lora", [1.0, 1.0], make_rows(2))
+    given = ("b", "b, c")
+    test = tuple(
+        replace(result, id=row, answer=answer)
+        for result, row, answer in zip(record.test, rows, given, strict=True)
+    )
+    made = build_comparison(spec, [replace(record, test=test)], [], CONTEXT, rows)
+    recall = made.entry("lora").by_label
+    assert recall is not None
+    assert {k: (v.value, v.n) for k, v in recall.items()} == {"a": (0.0, 1), "b": (1.0, 2)}
+
+
+def test_text_answers_have_no_labels() -> None:
+    spec = TaskSpec("summaries", Kind.GENERATION, "Sum it up.", (), "rouge_l")
+    rows = make_rows(4)
+    made = build_comparison(
+        spec, [make_record("lora", [0.2, 0.4, 0.1, 0.3], rows)], [], CONTEXT, rows
+    )
+    entry = made.entry("lora")
+    assert (entry.by_label, entry.by_domain) == (None, None)
+    assert entry.test.value == pytest.approx(0.25)
+
+
+def test_failed_rows_are_counted_over_seeds() -> None:
+    rows = make_rows(6)
+    fits = [
+        make_record(
+            "lora", [1, 1, 1, 1, 0, 0], rows, seed=seed, answers=["neutral"] * 4 + [None] * 2
+        )
+        for seed in (0, 1)
+    ]
+    entry = build_comparison(SPEC, fits, [], CONTEXT, rows).entry("lora")
+    assert (entry.test.n, entry.test.n_failed, entry.distinct_answers) == (6, 4, 1)
+
+
+def test_roles_come_from_parts_and_work(whole: Comparison) -> None:
+    roles = {entry.method: entry.role for entry in whole.entries}
+    assert roles == {
+        "majority": Role.CONSTANT,
+        "tfidf": Role.SHALLOW,
+        "zero_shot": Role.UNTOUCHED,
+        "few_shot": Role.PROMPT,
+        **dict.fromkeys(("soft_prompt", "prefix", "lora", "full"), Role.TRAINED),
+    }
+
+
+def test_a_name_decides_nothing() -> None:
+    """Renamed methods get the same roles; a calibrated base is still the untouched one."""
+    records, rows = plant(TRUTH, 60)
+    renamed = [replace(record, method=record.method[::-1]) for record in records]
+    renamed = [
+        replace(record, forward_tokens=9_000) if record.method == "tohs_orez" else record
+        for record in renamed
+    ]
+    made = build_comparison(SPEC, renamed, [], CONTEXT, rows)
+    assert made.entry("tohs_orez").role is Role.UNTOUCHED
+    assert made.entry("tohs_wef").role is Role.PROMPT
+    assert made.entry("ytirojam").role is Role.CONSTANT
+
+
+def test_examples_alone_are_not_the_untouched_base() -> None:
+    rows = make_rows(9)
+    record = replace(make_record("few_shot", [1.0] * 9, rows), notes={"demonstrations": 4})
+    entry = build_comparison(SPEC, [record], [], CONTEXT, rows).entry("few_shot")
+    assert entry.role is Role.PROMPT
+
+
+def test_terminal_table(whole: Comparison) -> None:
+    headers, lines = table_rows(whole)
+    assert {len(line) for line in lines} == {len(headers)}
+    assert all(isinstance(cell, str) for line in lines for cell in line)
+    marks = {line[1]: line[0] for line in lines}
+    assert marks[whole.recommendation.method] == "*"
+    assert {name for name, mark in marks.items() if mark == "="} == set(
+        whole.recommendation.tied_with
+    )
+    lora = next(line for line in lines if line[1] == "lora")
+    assert lora[2] == "prompt_text + low_rank"
+    assert lora[-1] == "9.8 MB"
+    assert lora[3].startswith(f"{100 * whole.entry('lora').test.value:.1f} (")
+
+
+def test_details_hold_the_chosen_seeds_answers() -> None:
+    records, rows = plant(TRUTH, 30, seeds=2)
+    made = build_comparison(SPEC, records, [], CONTEXT, rows)
+    details = gather_details(made, records, tuple(rows.values()), {"rows": 30})
+    for entry in made.entries:
+        chosen = [r for r in records if (r.method, r.seed) == (entry.method, entry.chosen_seed)]
+        assert tuple(details.answers[entry.method].values()) == chosen[0].test
+
+
+def _twice(records: list[FitRecord]) -> list[FitRecord]:
+    return [*records, records[0]]
+
+
+def _fewer(records: list[FitRecord]) -> list[FitRecord]:
+    return [*records[:-1], replace(records[-1], test=records[-1].test[:-1])]
+
+
+def _shuffled(records: list[FitRecord]) -> list[FitRecord]:
+    return [*records[:-1], replace(records[-1], test=records[-1].test[::-1])]
+
+
+def _no_rows(records: list[FitRecord]) -> list[FitRecord]:
+    return [replace(record, test=()) for record in records]
+
+
+def _unknown(records: list[FitRecord]) -> list[FitRecord]:
+    return [replace(r, test=(*r.test[:-1], replace(r.test[-1], id="x9"))) for r in records]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda records: [], "no method could run"),
+        (_twice, "two fits of zero_shot with seed 0"),
+        (_fewer, "different test rows"),
+        (_shuffled, "different test rows"),
+        (_no_rows, "no test rows"),
+        (_unknown, "x9"),
+    ],
+)
+def test_records_that_cannot_be_compared(spoil, message: str) -> None:  # type: ignore[no-untyped-def]  # parametrised
+    records, rows = plant({"zero_shot": 0.5, "lora": 0.9}, 12)
+    with pytest.raises(RunError, match=message):
+        build_comparison(SPEC, spoil(records), [SkippedMethod("full", "too large")], CONTEXT, rows)
+
+
+def test_validation_rows_differ_between_seeds() -> None:
+    rows = make_rows(4)
+    fits = [make_record("lora", [1.0] * 4, rows, seed=seed) for seed in (0, 1)]
+    fits[1] = replace(fits[1], validation=fits[1].validation[:-1])
+    with pytest.raises(RunError, match="seeds of lora"):
+        build_comparison(SPEC, fits, [], CONTEXT, rows)
