@@ -188,7 +188,9 @@ def test_a_manifest_that_is_no_manifest(saved: Path, text: str) -> None:
         store.load(saved)
 
 
-def test_another_base(saved: Path, tmp_path: Path) -> None:
+def test_another_base(tmp_path: Path) -> None:
+    saved = tmp_path / "hybrid"
+    store.save(adaptation_of(*PARTS["hybrid"]), saved)
     store.load(saved, base_fingerprint="f" * 8)
     with pytest.raises(WrongBaseError) as caught:
         store.load(saved, base_fingerprint="0" * 8, base_name="other")

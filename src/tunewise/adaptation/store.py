@@ -147,7 +147,7 @@ def load(
     Args:
         folder: where it was saved.
         base_fingerprint: of the base it is to be used with; None skips this check. An adaptation
-            that never calls the base (a shallow model alone) goes with any.
+            that never calls the base (a shallow model) goes with any.
         base_name: of that base, for the message.
 
     Returns:
@@ -162,7 +162,7 @@ def load(
     contents = _read_files(folder, manifest)
     parts = tuple(read_part(entry, contents.__getitem__) for entry in manifest.parts)
     adaptation = Adaptation(parts, manifest.decoding, manifest.spec, manifest.provenance)
-    uses_base = any(not isinstance(part, ShallowModelPart) for part in parts) or not parts
+    uses_base = adaptation.part(ShallowModelPart) is None
     made_for = manifest.provenance
     if uses_base and base_fingerprint not in (None, made_for.base_fingerprint):
         raise WrongBaseError(
