@@ -148,6 +148,9 @@ def _render(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
         tokenizer.apply_chat_template(
             list(messages),
             tokenize=False,
+            # There is nothing to make safe: only sentinels pass through the template. Releases
+            # that do it turn the function below into text.
+            sanitize_control_tokens=False,
             date_string=_DAY.strftime("%d %b %Y"),
             strftime_now=_DAY.strftime,
         )
