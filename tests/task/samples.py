@@ -36,32 +36,6 @@ WORDS = [
     "yonder",
     "zephyr",
 ]
-    "amber",
-    "bridge",
-    "copper",
-    "delta",
-    "ember",
-    "falcon",
-    "garnet",
-    "harbor",
-    "indigo",
-    "juniper",
-    "kettle",
-    "lantern",
-    "marble",
-    "nectar",
-    "orchid",
-    "pepper",
-    "quartz",
-    "ribbon",
-    "saddle",
-    "timber",
-    "umber",
-    "velvet",
-    "willow",
-    "yonder",
-    "zephyr",
-]
 SENTIMENT = TaskSpec("toy", Kind.CLASSIFICATION, "Good or bad?", ("bad", "good"), "accuracy")
 
 
