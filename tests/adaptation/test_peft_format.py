@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft import inject_adapter_in_model as inject
 from tests.adaptation.samples import PROMPT, adaptation_of, assert_same
 from tests.conftest import ARCHITECTURES, build_model
@@ -16,7 +22,7 @@ from torch import Tensor
 
 from tunewise.adaptation import store
 from tunewise.adaptation.parts import LowRankPart, VirtualTokensPart
-from tunewise.adaptation.peft_format import json_safe, low_rank_part
+from tunewise.adaptation.peft_format import injected_names, json_safe, low_rank_part
 from tunewise.errors import AdaptationError
 
 TOKENS = torch.tensor([[72, 101, 108, 108, 111, 33, 7], [3, 1, 4, 1, 5, 9, 2]])
@@ -122,6 +128,17 @@ def test_the_part_is_plain_and_the_same_every_time() -> None:
     before = part.tensors[first].clone()
     tensors[first].zero_()
     assert part.tensors[first].equal(before)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_part_goes_back_into_a_model_with_injected_adapters(architecture: str) -> None:
+    config = lora_config(architecture)
+    tuned = randomised(get_peft_model(build_model(architecture), config))
+    part = low_rank_part(config.to_dict(), get_peft_model_state_dict(tuned), "tiny")
+    other = inject(config, build_model(architecture)).eval()
+    outcome = set_peft_model_state_dict(other, injected_names(part.tensors))
+    assert not outcome.unexpected_keys
+    assert logits_of(other, input_ids=TOKENS).equal(logits_of(tuned, input_ids=TOKENS))
 
 
 def test_json_safe() -> None:

@@ -103,3 +103,16 @@ def low_rank_part(
         for name, tensor in sorted(named.items())
     }
     return LowRankPart(plain, copies)
+
+
+def injected_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a low_rank part under the names that a model with injected adapters takes.
+
+    Args:
+        tensors: as stored, every name with PEFT's prefix.
+
+    Returns:
+        The same tensors without the prefix, for `peft.set_peft_model_state_dict` on a model made
+        by `peft.inject_adapter_in_model`.
+    """
+    return {name.removeprefix(LOW_RANK_PREFIX): tensor for name, tensor in tensors.items()}
