@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from tunewise.errors import ConfigError
+from tunewise.model.convert import refuse_missing
 from tunewise.model.fingerprint import model_fingerprint
 from tunewise.model.quiet import quiet_transformers
 from tunewise.model.resolve import resolve, stored_fingerprint
@@ -223,14 +224,7 @@ def _load(folder: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
             found=str(error).strip().split("\n")[0],
             expected="a folder that transformers loads without code of its own",
         ) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ConfigError(
-            f"{name!r} lacks weights of its own architecture",
-            found=f"{len(missing)} missing, among them {', '.join(missing[:3])}",
-            expected="every tensor of the model stored in its safetensors files",
-            fix="use a causal language model with its output head, completely downloaded",
-        )
+    refuse_missing(info["missing_keys"], name)
     return model, tokenizer
 
 

@@ -20,12 +20,14 @@ from pathlib import Path
 
 import platformdirs
 import psutil
+from safetensors import SafetensorError
 
 from tunewise.errors import RunError, StorageError
 
 RECORD = "tunewise-model.json"
 _FORMAT = 1
 _PARTIAL = ".partial"
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,9 @@ def new_model(name: str) -> Iterator[Path]:
         # mkdtemp makes a private folder; a shared cache follows the user's own umask instead.
         partial.chmod(0o777 & ~_umask())
         _take_place(partial, final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        if not _disk_refuses(error):
+            raise
         raise _storage(error, final.parent) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -228,9 +232,15 @@ def _damaged(folder: Path, found: str) -> RunError:
     )
 
 
-def _storage(error: OSError, folder: Path) -> StorageError:
+def _disk_refuses(error: OSError | SafetensorError) -> bool:
+    # safetensors writes outside Python and tells the system's error number in its text only.
+    code = error.errno if isinstance(error, OSError) else None
+    return code in _DISK_ERRORS or any(f"os error {known})" in str(error) for known in _DISK_ERRORS)
+
+
+def _storage(error: OSError | SafetensorError, folder: Path) -> StorageError:
     return StorageError(
         "a model cannot be stored",
-        found=f"{error.strerror or error} ({folder})",
+        found=f"{getattr(error, 'strerror', None) or error} ({folder})",
         fix="free some space, or set TUNEWISE_HOME to a folder on another disk",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,38 @@ def check_gguf(file: Path) -> str | None:
     return None if field is None else str(field.contents())
 
 
+def refuse_missing(missing: Iterable[str], where: str) -> None:
+    """Refuse a model that transformers would complete with random numbers.
+
+    Args:
+        missing: the tensors that were not found.
+        where: the file or name, for the message.
+
+    Raises:
+        ConfigError: there are any.
+    """
+    names = sorted(missing)
+    if names:
+        raise ConfigError(
+            f"{where!r} lacks weights of its own architecture",
+            found=f"{len(names)} missing, among them {', '.join(names[:3])}",
+            expected="every tensor of a causal language model, its output head included",
+            fix="download or copy it again, or use another model",
+        )
+
+
 def _read(file: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, dtype=torch.float32, local_files_only=True
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(file.parent),
+            gguf_file=file.name,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
         )
-        return model, _tokenizer(file.parent, gguf_file=file.name)
+        tokenizer = _tokenizer(file.parent, gguf_file=file.name)
     except (ValueError, KeyError, NotImplementedError, OSError) as error:
         raise ConfigError(
             "this GGUF file cannot be converted",
@@ -113,6 +138,8 @@ def _read(file: Path) -> tuple[Any, Any]:
             expected="a causal language model of an architecture that transformers reads",
             fix="use the original model folder, in safetensors, instead",
         ) from error
+    refuse_missing(info["missing_keys"], str(file))
+    return model, tokenizer
 
 
 def _tokenizer(folder: Path, **source: str) -> Any:

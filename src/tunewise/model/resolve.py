@@ -84,7 +84,8 @@ def resolve(name: str) -> ResolvedModel:
             fetch_entry(CATALOG[name])
         return ResolvedModel(name=name, path=str(folder), source=cache.check(folder).source)
     path = Path(name).expanduser()
-    if path.is_dir():
+    # An empty name would be the current folder.
+    if name.strip() and path.is_dir():
         check_folder(path)
         return ResolvedModel(name=name, path=str(path.resolve()), source="folder")
     if path.is_file():
