@@ -240,7 +240,7 @@ def test_without_an_end_token_the_line_feed_ends_answers() -> None:
 
 def test_a_template_with_a_date_gives_the_same_text_every_day() -> None:
     renderer = Renderer(chat(TODAY), SENTIMENT, PromptText("Judge."))
-    assert renderer.shared_text.startswith("26 Jul 2024")
+    assert renderer.shared_text.startswith("26 Jul 2024<|im_start|>")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,17 @@ from tunewise.errors import ConfigError
 INSTRUCTION = "instruction"
 INPUT = "input"
 ANSWER = "answer"
+_DIRECTIVES = ("%d", "%m", "%b", "%B", "%y", "%Y", "%a", "%A", "%H", "%M", "%S")
 # Some templates write today's date; a fixed one keeps prompts equal from day to day.
 _DAY = date(2024, 7, 26)
+# Functions cannot be handed to a template, but a macro of it can hide the clock.
+_FIXED_CLOCK = "".join(
+    (
+        "{%- macro strftime_now(format) -%}{{- format",
+        *(f".replace('{each}', '{_DAY.strftime(each)}')" for each in _DIRECTIVES),
+        " -}}{%- endmacro -%}",
+    )
+)
 _SENTINEL = re.compile(r"TUNEWISE(INSTRUCTION|INPUT|ANSWER)SLOT(\d+)END")
 
 
@@ -144,15 +153,15 @@ def _sentinel(role: str, turn: int) -> str:
 
 
 def _render(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
+    template = str(tokenizer.get_chat_template())
+    if "strftime_now" in template:
+        template = _FIXED_CLOCK + template
     return str(
         tokenizer.apply_chat_template(
             list(messages),
+            chat_template=template,
             tokenize=False,
-            # There is nothing to make safe: only sentinels pass through the template. Releases
-            # that do it turn the function below into text.
-            sanitize_control_tokens=False,
             date_string=_DAY.strftime("%d %b %Y"),
-            strftime_now=_DAY.strftime,
         )
     )
 
