@@ -1,0 +1,187 @@
+"""Loading a task as a whole: rows in their one form, the check's record, tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import build_tokenizer
+from tests.task.samples import phrase, records, write_jsonl
+
+from tunewise.errors import DataError
+from tunewise.task.check import with_tokens
+from tunewise.task.options import TaskOptions
+from tunewise.task.prompt import PromptText
+from tunewise.task.render import Renderer
+from tunewise.task.task import hash_view, load_task, rows_from
+from tunewise.task.types import Kind
+
+
+def _load(folder: Path, rows: list[dict[str, Any]], **options: Any) -> Any:
+    return load_task(str(write_jsonl(folder / "toy.jsonl", rows)), TaskOptions(**options))
+
+
+def test_a_task_from_one_file(tmp_path: Path) -> None:
+    task = _load(tmp_path, records(40))
+    assert (task.spec.name, task.spec.kind) == ("toy", Kind.CLASSIFICATION)
+    assert (task.spec.labels, task.spec.metric) == (("bad", "good"), "accuracy")
+    assert task.test.times_opened == 0
+    ids = [each.id for each in (*task.fit_view.train, *task.fit_view.validation)]
+    ids += [each.id for each in task.test.open()]
+    assert sorted(ids) == sorted(f"row-{n}" for n in range(1, 41))
+
+
+def test_official_splits_give_ids_by_split(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", records(20))
+    test = [{"text": phrase(i + 100), "label": "good" if i % 2 else "bad"} for i in range(5)]
+    write_jsonl(tmp_path / "test.jsonl", test)
+    task = load_task(str(tmp_path), TaskOptions())
+    assert [each.id for each in task.test.open()] == [f"test-{n}" for n in range(1, 6)]
+    assert all(each.id.startswith("train-") for each in task.fit_view.train)
+    assert task.spec.name == tmp_path.name
+
+
+def test_multi_label_answers_have_one_form(tmp_path: Path) -> None:
+    outputs = [["b", "a"], ["a"], ["c", "b"], ["b", "a", "c"]]
+    rows = [{"text": phrase(i), "tags": outputs[i % 4]} for i in range(24)]
+    task = _load(tmp_path, rows)
+    assert (task.spec.kind, task.spec.labels) == (Kind.MULTI_LABEL, ("a", "b", "c"))
+    assert {r.output for r in task.fit_view.train} <= {"a, b", "a", "b, c", "a, b, c"}
+
+
+def test_json_answers_have_one_form(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": phrase(i), "output": f'{{"z":"é",  "a":[{i},2]}}'} for i in range(10)
+    ]
+    rows.append({"text": "object", "output": {"z": "é", "a": [99, 2]}})
+    task = _load(tmp_path, rows, json_schema={"type": "object", "required": ["z"]})
+    outputs = {r.output for r in (*task.fit_view.train, *task.fit_view.validation)}
+    assert outputs <= {f'{{"z": "é", "a": [{n}, 2]}}' for n in (*range(10), 99)}
+    assert task.spec.schema == {"type": "object", "required": ["z"]}
+
+
+def test_references(tmp_path: Path) -> None:
+    rows = [
+        {
+            "text": phrase(i),
+            "output": f"{phrase(i)} told at length",
+            "references": ["x y", f"n {i}"],
+        }
+        for i in range(12)
+    ]
+    task = _load(tmp_path, rows)
+    first = task.fit_view.train[0]
+    assert first.references[0] == first.output
+    assert first.references[1] == "x y"
+    assert len(first.references) == 3
+
+
+def test_numbers_and_truth_values_become_text(tmp_path: Path) -> None:
+    rows = [{"text": 1000 + i * 37, "label": bool(i % 2)} for i in range(12)]
+    task = _load(tmp_path, rows)
+    assert task.spec.labels == ("false", "true")
+    assert task.fit_view.train[0].input.isdigit()
+
+
+def test_the_hash_is_of_the_fit_views_content(tmp_path: Path) -> None:
+    task = _load(tmp_path, records(40))
+    view = task.fit_view
+    assert task.data_hash == hash_view(view)
+    assert len(task.data_hash) == 64
+    changed = [
+        dataclasses.replace(view, train=view.train[1:]),
+        dataclasses.replace(view, train=view.validation, validation=view.train),
+        dataclasses.replace(view, spec=dataclasses.replace(view.spec, instruction="Other.")),
+        dataclasses.replace(
+            view, train=(dataclasses.replace(view.train[0], output="other"), *view.train[1:])
+        ),
+    ]
+    assert len({hash_view(each) for each in changed} | {task.data_hash}) == 5
+    renamed = dataclasses.replace(view, spec=dataclasses.replace(view.spec, name="other"))
+    assert hash_view(renamed) == task.data_hash
+
+
+def test_the_check_is_json(tmp_path: Path) -> None:
+    rows = records(40, ["good"] * 9 + ["bad"])
+    check = _load(tmp_path, rows).check
+    values = json.loads(json.dumps(check.as_dict()))
+    assert values["kind"] == "classification"
+    assert values["class_balance"]["train"]["good"] > 15
+    assert values["majority_share"] == pytest.approx(0.9, abs=0.06)
+    assert values["tokens"] is None
+    text = " ".join(values["warnings"])
+    assert all(each in text for each in ("heavy imbalance", "fewer than 5", "12 test rows"))
+
+
+def test_tokens_against_plain_counting(tmp_path: Path) -> None:
+    task = _load(tmp_path, records(40))
+    renderer = Renderer(build_tokenizer(), task.spec, PromptText(task.spec.instruction))
+    test_rows = task.test.open()
+    check = with_tokens(task.check, renderer, task.fit_view, test_rows, 512)
+    tokens = check.tokens
+    assert tokens is not None
+    rows = [*task.fit_view.train, *task.fit_view.validation, *test_rows]
+    # A byte is a token here; the template adds <|end|><|assistant|> to a row.
+    inputs = [len(each.input.encode()) + 2 for each in rows]
+    answers = [len(each.output.encode()) + 1 for each in rows]
+    shared = len(task.spec.instruction.encode()) + 3
+    assert tokens.shared_prompt_tokens == shared
+    assert tokens.input_tokens.largest == max(inputs)
+    assert tokens.input_tokens.median == np.median(inputs)
+    assert tokens.answer_tokens.smallest == min(answers)
+    longest = max(a + b for a, b in zip(inputs, answers, strict=True))
+    assert tokens.longest_row_tokens == shared + longest
+    assert len(tokens.rendered) == 3
+    assert {"⟦good<|end|>⟧", "⟦bad<|end|>⟧"} <= {
+        each[each.index("⟦") :] for each in tokens.rendered
+    }
+    assert json.dumps(check.as_dict())
+
+
+def test_a_row_longer_than_the_context(tmp_path: Path) -> None:
+    rows = records(40)
+    rows[7]["text"] = "word " * 60
+    task = _load(tmp_path, rows)
+    renderer = Renderer(build_tokenizer(), task.spec, PromptText(""))
+    test_rows = task.test.open()
+    total = 1 + 5 * 60 - 1 + 2 + len(rows[7]["label"]) + 1
+    with_tokens(task.check, renderer, task.fit_view, test_rows, total)
+    with pytest.raises(DataError, match=r"toy\.jsonl line 8 is longer") as caught:
+        with_tokens(task.check, renderer, task.fit_view, test_rows, total - 1)
+    assert f"{total} tokens" in caught.value.found
+    assert str(total - 1) in caught.value.expected
+
+
+def test_rows_for_an_adaptation_that_exists(tmp_path: Path) -> None:
+    task = _load(tmp_path, records(40))
+    path = write_jsonl(tmp_path / "more.jsonl", records(5))
+    rows = rows_from(str(path), TaskOptions(), task.spec)
+    assert [(each.id, each.output) for each in rows][:2] == [("row-1", "good"), ("row-2", "bad")]
+    bare = write_jsonl(tmp_path / "bare.jsonl", [{"text": "one"}, {"text": "two"}])
+    rows = rows_from(str(bare), TaskOptions(), task.spec, need_output=False)
+    assert [(each.input, each.output) for each in rows] == [("one", ""), ("two", "")]
+    with pytest.raises(DataError):
+        rows_from(str(bare), TaskOptions(), task.spec)
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    write_jsonl(folder / "train.jsonl", records(9))
+    write_jsonl(folder / "test.jsonl", records(3))
+    assert len(rows_from(str(folder), TaskOptions(), task.spec)) == 3
+
+
+def test_loading_a_task_imports_no_torch(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    path = write_jsonl(tmp_path / "toy.jsonl", records(20))
+    code = (
+        "import sys\nfrom tunewise.task.task import load_task\n"
+        "from tunewise.task.options import TaskOptions\n"
+        f"load_task({str(path)!r}, TaskOptions())\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
