@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from tunewise.errors import ConfigError
@@ -218,10 +217,14 @@ def _load(folder: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
             **shared,
         )
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **shared)
-    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        # The folder is the user's: whatever a configuration or a file in it makes transformers
+        # raise, of some ten classes with no common base, it says that the folder is not usable.
         raise ConfigError(
             f"{name!r} does not load as a causal language model",
-            found=str(error).strip().split("\n")[0],
+            found=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
             expected="a folder that transformers loads without code of its own",
         ) from error
     refuse_missing(info["missing_keys"], name)

@@ -81,22 +81,17 @@ def check_gguf(file: Path) -> str | None:
     from gguf import GGUFReader
 
     try:
-        reader = GGUFReader(str(file))
-    except (
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        UnicodeDecodeError,
-    ) as error:
+        field = GGUFReader(str(file)).get_field("tokenizer.chat_template")
+        return None if field is None else str(field.contents())
+    except MemoryError:
+        raise
+    except Exception as error:
+        # The reader trusts its input: damage shows as any error of indexing, decoding or reshaping.
         raise ConfigError(
             "this GGUF file is damaged or cut short",
-            found=f"{file}, {file.stat().st_size} bytes: {str(error).splitlines()[0]}",
+            found=f"{file}, {file.stat().st_size} bytes: {_first_line(error)}",
             fix="download or copy it again and compare its hash with the publisher's",
         ) from error
-    field = reader.get_field("tokenizer.chat_template")
-    return None if field is None else str(field.contents())
 
 
 def refuse_missing(missing: Iterable[str], where: str) -> None:
@@ -131,10 +126,13 @@ def _read(file: Path) -> tuple[Any, Any]:
             output_loading_info=True,
         )
         tokenizer = _tokenizer(file.parent, gguf_file=file.name)
-    except (ValueError, KeyError, NotImplementedError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Whatever a strange file makes the readers raise, it says that the file is not usable.
         raise ConfigError(
             "this GGUF file cannot be converted",
-            found=f"{file}: {str(error).strip().splitlines()[0]}",
+            found=f"{file}: {_first_line(error)}",
             expected="a causal language model of an architecture that transformers reads",
             fix="use the original model folder, in safetensors, instead",
         ) from error
@@ -146,3 +144,7 @@ def _tokenizer(folder: Path, **source: str) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **source)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
