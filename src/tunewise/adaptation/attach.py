@@ -22,6 +22,7 @@ from tunewise.adaptation.parts import (
     VirtualTokensPart,
     WeightsPart,
 )
+from tunewise.adaptation.peft_format import injected_names
 from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
 from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix, compute_prefix, token_embeddings
@@ -130,7 +131,7 @@ def low_rank_attached(
 
 
 def _load_low_rank(base: Base, tensors: Any, load: Any) -> None:
-    outcome = load(base.model, dict(tensors), ADAPTER)
+    outcome = load(base.model, injected_names(tensors), ADAPTER)
     wanted = {name for name, _ in base.model.named_parameters() if "lora_" in name}
     missing = sorted(wanted & set(outcome.missing_keys))
     if missing or outcome.unexpected_keys:

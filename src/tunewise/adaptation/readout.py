@@ -148,20 +148,26 @@ class Readout:
 
     def _generated(self, inputs: Sequence[str], decoding: Decoding) -> list[Answer]:
         spec, end = self.renderer.spec, self.renderer.end_token_id
-        constrain = None
-        if decoding.mode == "json":
-            grammar = JsonGrammar(
-                self.base.tokenizer, self.base.vocabulary, spec.schema, end_token_id=end
-            )
-            constrain = grammar.start
         rows = [self.renderer.row_tokens(text) for text in inputs]
         room = self.base.context_length - self.prefix.length - max(len(row) for row in rows)
+        limit = max(1, min(decoding.max_new_tokens, room))
+        constrain = None
+        if decoding.mode == "json":
+            vocabulary = self.base.vocabulary
+            grammar = JsonGrammar(
+                self.base.tokenizer,
+                vocabulary,
+                spec.schema,
+                end_token_id=end,
+                max_new_tokens=limit,
+            )
+            constrain = grammar.start
         decoded = decode(
             self.base,
             self.prefix,
             rows,
             end_token=end,
-            max_new_tokens=max(1, min(decoding.max_new_tokens, room)),
+            max_new_tokens=limit,
             constrain=constrain,
             ledger=self.ledger,
         )

@@ -21,7 +21,7 @@ from tunewise.adaptation.parts import (
     VirtualTokensPart,
     WeightsPart,
 )
-from tunewise.adaptation.peft_format import json_safe
+from tunewise.adaptation.peft_format import low_rank_part
 from tunewise.model.base import Base
 from tunewise.model.loop import Trainable
 from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix
@@ -231,11 +231,7 @@ class LowRank:
         state = get_peft_model_state_dict(
             self.frozen.base.model, adapter_name=ADAPTER, save_embedding_layers=False
         )
-        tensors = {name: tensor.detach().cpu().float().clone() for name, tensor in state.items()}
-        config = json_safe(dict(self.config))
-        config["base_model_name_or_path"] = self.frozen.base.name
-        config["inference_mode"] = True
-        return LowRankPart(config, tensors)
+        return low_rank_part(self.config, state, self.frozen.base.name)
 
 
 class Weights:

@@ -83,7 +83,8 @@ class FewShot:
         start = context.starting_prompt()
         rows = self._showable(context, settings)
         counts = (2, 4, 8, 16) if settings.demonstrations is None else (settings.demonstrations,)
-        picks = ("balanced", "random", "nearest") if settings.pick is None else (settings.pick,)
+        all_picks = ("balanced", "random", "nearest")
+        picks: tuple[str, ...] = all_picks if settings.pick is None else (settings.pick,)
         random = np.random.default_rng(context.seed)
         if not context.view.spec.labels:
             picks = tuple(pick for pick in picks if pick != "balanced") or ("random",)
@@ -133,7 +134,7 @@ class FewShot:
             return None
         context.ledger.charge(forward=len(renderer.shared_tokens))
         verdict = judge.verdict(lower_parts(context.base, renderer, others))
-        context.log.progress(context.ledger.spent, context.ledger.limit or 0, "demonstrations")
+        context.log.progress(context.ledger.spent, context.ledger.limit, "demonstrations")
         return verdict
 
 

@@ -75,9 +75,11 @@ def _initial(context: FitContext, settings: SoftPromptSettings) -> Tensor:
         text = " ".join([*spec.labels, spec.instruction])
         tokens = base.tokenizer.encode(text, add_special_tokens=False)[:count]
     fill = torch.randint(_ordinary_tokens(base), (count - len(tokens),), generator=generator)
-    rows = table[torch.cat([torch.tensor(tokens, dtype=torch.long), fill]).to(table.device)]
+    chosen = torch.cat([torch.tensor(tokens, dtype=torch.long), fill])
+    rows: Tensor = table[chosen.to(table.device)]
     norm = table.norm(dim=1).mean()
-    return rows * (norm / rows.norm(dim=1, keepdim=True).clamp_min(1e-6))
+    scaled: Tensor = rows * (norm / rows.norm(dim=1, keepdim=True).clamp_min(1e-6))
+    return scaled
 
 
 def _ordinary_tokens(base: Base) -> int:

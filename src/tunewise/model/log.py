@@ -20,7 +20,7 @@ class FitLog:
             {"step", "validation_loss", ...}.
         trainable_parameters: how many numbers the fit can change.
         report: called as report(done, total, text) with work done and to be done in token
-            passes; drives the progress bar.
+            passes (the total is None without a budget); drives the progress bar.
     """
 
     step_seconds: list[float] = field(default_factory=list)
@@ -28,9 +28,9 @@ class FitLog:
     losses: list[float] = field(default_factory=list)
     curve: list[dict[str, float]] = field(default_factory=list)
     trainable_parameters: int = 0
-    report: Callable[[int, int, str], None] | None = None
+    report: Callable[[int, int | None, str], None] | None = None
 
-    def progress(self, done: int, total: int, text: str) -> None:
+    def progress(self, done: int, total: int | None, text: str) -> None:
         """Tell how far the fit is."""
         if self.report is not None:
             self.report(done, total, text)

@@ -53,13 +53,19 @@ class Trainable(Protocol):
     """
 
     @property
-    def parameters(self) -> dict[str, Tensor]: ...
+    def parameters(self) -> dict[str, Tensor]:
+        """See the class."""
+        ...
 
     @property
-    def backward_passes(self) -> int: ...
+    def backward_passes(self) -> int:
+        """See the class."""
+        ...
 
     @property
-    def prefix_positions(self) -> int: ...
+    def prefix_positions(self) -> int:
+        """See the class."""
+        ...
 
     def prefix(self) -> SharedPrefix:
         """The shared prefix as the parameters stand now, with gradients."""
@@ -215,6 +221,7 @@ class GradientLoop:
         tokens = sum(len(self.examples[index].row) for index in batch) + answers
         self.log.step_tokens.append(tokens + live.length * len(batch))
         self.step += 1
+        self.log.progress(self.ledger.spent, self.ledger.limit, f"loss {loss:.3f}")
 
     def _backward(self, live: SharedPrefix, batch: list[int], answers: int) -> float:
         # The prefix is cut from its graph so that several pieces can use it; what they leave on
