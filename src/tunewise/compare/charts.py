@@ -23,7 +23,7 @@ INK = "currentColor"
 COLOURS = ("#8a8a8a", "#E69F00", "#009E73", "#56B4E9", "#0072B2", "#D55E00")  # along the ladder
 SHAPES = ("square", "circle", "diamond", "triangle-up", "triangle-right", "cross")
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
-CHART_WIDTH, CHART_HEIGHT = 400, 260
+CHART_WIDTH, CHART_HEIGHT = 315, 250
 MOST_POINTS = 150  # of one training curve
 
 

@@ -56,9 +56,10 @@ def place_dots(
     span = max(entry.test.high for entry in entries) - min(entry.test.low for entry in entries)
     step = _LINE * max(100 * span, 2.0) / height
     moved, groups = _side_by_side([value / per_pixel for value in logs])
+    low = min(low, 10 ** ((min(moved) - _GAP) * per_pixel))  # a group may reach further left
     tops = [100 * entry.test.value for entry in entries]
     name_at = list(moved)
-    for group in (part for each in groups for part in _level(each, tops, 3 * step)):
+    for group in (part for each in groups for part in _level(each, tops, step)):
         # Names of neighbours stand above each other right of them, the leftmost point's on top,
         # so that the lines to the points pass over the points between.
         top = max(tops[index] for index in group)

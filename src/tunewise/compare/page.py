@@ -64,6 +64,7 @@ def page_of(comparison: Comparison, details: ReportDetails) -> dict[str, Any]:
     entries = comparison.entries
     low, high = bar_limits(entries)
     differing = disagreements(comparison, details)
+    extras = sorted({name for entry in entries for name in entry.extra})
     return {
         "comparison": comparison,
         "advice": comparison.recommendation,
@@ -74,7 +75,7 @@ def page_of(comparison: Comparison, details: ReportDetails) -> dict[str, Any]:
         "differences": [_difference(comparison, pair) for pair in _with_chosen(comparison)],
         "labels": _slices(entries, [entry.by_label for entry in entries]),
         "domains": _slices(entries, [entry.by_domain for entry in entries]),
-        "extras": sorted({name for entry in entries for name in entry.extra}),
+        "extras": [name for name in extras if len({each.extra.get(name) for each in entries}) > 1],
         "rows": differing[:MOST_ROWS],
         "rows_in_all": len(differing),
         "data_check": details.data_check,
@@ -101,10 +102,13 @@ def bar_limits(entries: Sequence[Entry]) -> tuple[float, float]:
 
 
 def disagreements(comparison: Comparison, details: ReportDetails) -> list[Disagreement]:
-    """Rows that methods answer differently, the most contested first.
+    """Rows that methods answer differently: first those that split the methods that tie with the
+    best, then the most contested.
 
     A method that gives every row the same answer takes no part: it would differ on nearly all.
     """
+    advice = comparison.recommendation
+    leading = {advice.method, *advice.tied_with}
     methods = [
         entry.method
         for entry in comparison.entries
@@ -123,12 +127,18 @@ def disagreements(comparison: Comparison, details: ReportDetails) -> list[Disagr
             found.append(
                 Disagreement(row, _cut(row.input), _cut(" / ".join(row.references)), grouped, wrong)
             )
-    found.sort(key=_calm)  # stable: rows that are equally contested keep their order
+    # Sorting is stable: rows that are equally contested keep their order.
+    found.sort(key=lambda shown: (not _splits(shown, leading), _calm(shown)))
     return found
 
 
+def _splits(shown: Disagreement, methods: set[str]) -> bool:
+    """Whether these methods give more than one answer to the row."""
+    return sum(bool(methods & set(answer.methods)) for answer in shown.answers) > 1
+
+
 def _calm(shown: Disagreement) -> float:
-    """0 where the best half of the methods score and the others do not, up to 1."""
+    """0 where half of the methods score and the others do not, up to 1."""
     scores = [answer.score for answer in shown.answers for _ in answer.methods]
     return abs(2 * sum(scores) / len(scores) - 1)
 
