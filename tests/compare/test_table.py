@@ -245,6 +245,10 @@ def test_examples_alone_are_not_the_untouched_base() -> None:
     record = replace(make_record("few_shot", [1.0] * 9, rows), notes={"demonstrations": 4})
     entry = build_comparison(SPEC, [record], [], CONTEXT, rows).entry("few_shot")
     assert entry.role is Role.PROMPT
+    untold = replace(record, notes={}, settings={"demonstrations": None})
+    assert build_comparison(SPEC, [untold], [], CONTEXT, rows).entries[0].role is Role.PROMPT
+    none = replace(untold, notes={"demonstrations": []})
+    assert build_comparison(SPEC, [none], [], CONTEXT, rows).entries[0].role is Role.UNTOUCHED
 
 
 def test_terminal_table(whole: Comparison) -> None:

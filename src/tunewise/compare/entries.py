@@ -134,8 +134,12 @@ def _only_prompt(entry: Entry) -> bool:
 
 
 def _shows_examples(entry: Entry) -> bool:
-    """Whether the fit told that its prompt shows demonstrations (a count or a list of them)."""
-    told = entry.notes.get("demonstrations", 0)
+    """Whether the prompt shows demonstrations.
+
+    The fit may tell (`demonstrations` in its notes: a count or a list); where it does not, a
+    setting of that name says that showing them is what the method does.
+    """
+    told = entry.notes.get("demonstrations", "demonstrations" in entry.settings)
     return bool(len(told) if isinstance(told, (list, tuple)) else told)
 
 
