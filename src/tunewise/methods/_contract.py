@@ -37,12 +37,14 @@ class Needs:
         minimum_rows: training rows below which it is refused.
         kinds: kinds of task it can do.
         base: whether it calls the base model at all.
+        seeds: whether another seed can give another result; if not, one fit is enough.
     """
 
     gradients: bool = False
     minimum_rows: int = 1
     kinds: frozenset[Kind] = ALL_KINDS
     base: bool = True
+    seeds: bool = True
 
 
 @runtime_checkable

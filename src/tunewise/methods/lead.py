@@ -34,7 +34,7 @@ class Lead:
     name = "lead"
     summary = "the first words of the input; no model"
     produces: tuple[str, ...] = (ShallowModelPart.kind,)
-    needs = Needs(kinds=frozenset({Kind.GENERATION}), base=False)
+    needs = Needs(kinds=frozenset({Kind.GENERATION}), base=False, seeds=False)
     Settings: type[MethodSettings] = LeadSettings
 
     def fit(self, context: FitContext, settings: LeadSettings) -> Adaptation:

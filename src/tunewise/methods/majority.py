@@ -20,7 +20,7 @@ class Majority:
     name = "majority"
     summary = "always the most frequent training answer; no model"
     produces: tuple[str, ...] = (ShallowModelPart.kind,)
-    needs = Needs(base=False)
+    needs = Needs(base=False, seeds=False)
     Settings: type[MethodSettings] = MajoritySettings
 
     def fit(self, context: FitContext, settings: MajoritySettings) -> Adaptation:

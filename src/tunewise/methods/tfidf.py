@@ -51,7 +51,7 @@ class Tfidf:
     name = "tfidf"
     summary = "TF-IDF features and logistic regression; no base model"
     produces: tuple[str, ...] = (ShallowModelPart.kind,)
-    needs = Needs(minimum_rows=2, kinds=frozenset({Kind.CLASSIFICATION}), base=False)
+    needs = Needs(minimum_rows=2, kinds=frozenset({Kind.CLASSIFICATION}), base=False, seeds=False)
     Settings: type[MethodSettings] = TfidfSettings
 
     def fit(self, context: FitContext, settings: TfidfSettings) -> Adaptation:

@@ -31,7 +31,7 @@ class ZeroShot:
     name = "zero_shot"
     summary = "the untouched base with the task's instruction, label scores calibrated"
     produces = ("prompt_text",)
-    needs = Needs()
+    needs = Needs(seeds=False)
     Settings = ZeroShotSettings
 
     def fit(self, context: FitContext, settings: ZeroShotSettings) -> Adaptation:

@@ -193,6 +193,16 @@ def default_threads() -> int:
     return allowed if quota is None else max(1, min(allowed, math.floor(quota)))
 
 
+def processor_name() -> str:
+    """The processor's own name, or that of its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = next((line for line in lines if line.startswith("model name")), "")
+    return named.partition(":")[2].strip() or platform.processor() or platform.machine()
+
+
 def _cast(model: Any, dtype: torch.dtype) -> None:
     # Not `model.to(dtype)`: that would also round what is computed rather than stored, such as the
     # rotary frequencies, which loading in `dtype` leaves in float32.

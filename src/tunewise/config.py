@@ -1,0 +1,85 @@
+"""What a run is: one frozen, validated record, whatever flags and files it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunewise.errors import ConfigError
+from tunewise.task.options import TaskOptions
+
+DEFAULT_BASE = "smollm2-135m"
+# Token passes per fit. The default grows with the rows' length, so that a fit can take about
+# `_DEFAULT_STEPS` steps of 16 rows, and is stated with every run.
+BUDGET_NAMES = {"small": 0.4, "default": 1.0, "large": 4.0}
+_LEAST_DEFAULT = 120_000
+_MOST_DEFAULT = 1_000_000
+_DEFAULT_STEPS = 64
+
+
+class RunConfig(BaseModel):
+    """One `tunewise compare`.
+
+    Two runs with the same `identity` give the same adaptations; a run folder belongs to one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="data file, folder or data set id")
+    options: TaskOptions = Field(description="columns, kind, splits")
+    base: str = Field(DEFAULT_BASE, description="base model")
+    dtype: str = Field("auto", description="dtype of the frozen weights: auto, bfloat16, float32")
+    methods: tuple[str, ...] = Field((), description="methods to fit; empty: all that fit the task")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of every method")
+    budget: str = Field("default", description="token passes per fit: a number, 50k, or a name")
+    settings: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="settings by method"
+    )
+
+    def identity(self, data_hash: str, base_fingerprint: str, dtype: str) -> str:
+        """Hash of everything that decides the results."""
+        content = {
+            **self.model_dump(mode="json", exclude={"base", "dtype", "source"}),
+            "data": data_hash,
+            "base": base_fingerprint,
+            "dtype": dtype,
+        }
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_budget(text: str, *, mean_row_tokens: float, batch_size: int = 16) -> int:
+    """Token passes of a budget.
+
+    Args:
+        text: a whole number, a number with k or m ("150k", "1.5m"), or one of small, default,
+            large (0.4, 1 and 4 times the default for these rows).
+        mean_row_tokens: tokens of a row with its answer, mean.
+        batch_size: rows of an optimizer step.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    word = text.strip().lower()
+    if word in BUDGET_NAMES:
+        # A step costs forward and backward; judging and the race take about as much again.
+        wanted = _DEFAULT_STEPS * batch_size * mean_row_tokens * 2 * 1.8
+        default = min(max(wanted, _LEAST_DEFAULT), _MOST_DEFAULT)
+        return 1000 * round(default * BUDGET_NAMES[word] / 1000)
+    scale = {"k": 1_000, "m": 1_000_000}.get(word[-1:], 1)
+    number = word[:-1] if scale > 1 else word
+    try:
+        passes = float(number) * scale
+    except ValueError:
+        passes = -1.0
+    if not passes >= 1 or passes != int(passes):
+        raise ConfigError(
+            "the budget cannot be read",
+            found=f"--budget {text}",
+            expected="token passes per fit such as 120000, 120k or 1.5m, "
+            f"or one of {', '.join(BUDGET_NAMES)}",
+        )
+    return int(passes)

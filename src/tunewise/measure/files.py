@@ -1,0 +1,59 @@
+"""Measured records as JSON files, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tunewise.errors import StorageError
+from tunewise.measure.records import FitRecord, RowResult
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically.
+
+    Raises:
+        StorageError: the disk is full or refuses; the file before stays.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise StorageError(
+            "a result cannot be written",
+            found=f"{path}: {error.strerror or error}",
+            fix="free some space or choose another --out, then run again",
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content, or None where there is no such file or it is no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_record(path: Path, record: FitRecord) -> None:
+    """Store one measured fit."""
+    write_json(path, asdict(record))
+
+
+def read_record(path: Path) -> FitRecord | None:
+    """A stored measured fit, or None."""
+    content = read_json(path)
+    if content is None:
+        return None
+    for name in ("test", "validation"):
+        content[name] = tuple(RowResult(**result) for result in content[name])
+    content["parts"] = tuple(content["parts"])
+    content["curve"] = tuple(content["curve"])
+    return FitRecord(**content)
