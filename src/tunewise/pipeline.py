@@ -10,18 +10,13 @@ Every step leaves its result in the run's folder; the same command goes on from 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.context import FitContext
-from tunewise.adaptation.predict import needs_base, predictor_for
 from tunewise.adaptation.store import folder_bytes, library_versions, load, save
 from tunewise.compare.contract import (
     BaseFacts,
@@ -35,142 +30,16 @@ from tunewise.compare.report import write_reports
 from tunewise.compare.run_folder import claim
 from tunewise.compare.table import build_comparison, gather_details
 from tunewise.config import RunConfig, parse_budget
-from tunewise.errors import BudgetTooSmallError, ConfigError, DataError, RunError
-from tunewise.measure.accuracy import Measured, measure_rows
+from tunewise.errors import BudgetTooSmallError, ConfigError, DataError
 from tunewise.measure.files import read_json, read_record, write_json, write_record
-from tunewise.measure.memory import PeakMemory
 from tunewise.measure.records import FitRecord, SkippedMethod
 from tunewise.methods._contract import Method
 from tunewise.methods._registry import discover_methods, find_method
-from tunewise.model.base import Base, default_threads, load_base, processor_name
-from tunewise.model.checksum import weights_checksum
-from tunewise.model.ledger import UNIT, Ledger
-from tunewise.model.log import FitLog
-from tunewise.task.check import DataCheck, with_tokens
-from tunewise.task.options import TaskOptions
-from tunewise.task.prompt import PromptText
-from tunewise.task.render import Renderer
-from tunewise.task.task import LoadedTask, load_task
-from tunewise.task.types import FitView, Row, TaskSpec
-
-
-class Reporter(Protocol):
-    """Who is told how far the run is."""
-
-    def say(self, text: str) -> None:
-        """One line that stays."""
-        ...
-
-    def begin(self, text: str, number: int, of: int) -> None:
-        """A piece of long work begins."""
-        ...
-
-    def work(self, done: int, total: int | None, text: str) -> None:
-        """How far that piece is, in token passes."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What every fit of a run stands on."""
-
-    base: Base
-    task: LoadedTask
-    check: DataCheck
-    mean_row_tokens: float
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """One fit: what it found, its diary, its cost."""
-
-    adaptation: Adaptation
-    log: FitLog
-    seconds: float
-    peak_bytes: int
-
-
-def prepare(source: str, options: TaskOptions, base_name: str, dtype: str) -> Ground:
-    """Load task and base, and check the rows against the base's tokenizer and context."""
-    task = load_task(source, options)
-    torch.set_num_threads(default_threads())
-    base = load_base(base_name, dtype=dtype)
-    return check_tokens(task, base)
-
-
-def check_tokens(task: LoadedTask, base: Base) -> Ground:
-    """Add to the data check what the rows are in tokens of this base."""
-    renderer = Renderer(base.tokenizer, task.spec, PromptText(task.spec.instruction))
-    rows = (*task.fit_view.train, *task.fit_view.validation)
-    # Lengths only: the look at the test rows is the data check's, not a method's.
-    test = replace(task.test, times_opened=0).open()
-    check = with_tokens(task.check, renderer, task.fit_view, test, base.context_length)
-    tokens = [
-        len(renderer.row_tokens(r.input)) + len(renderer.answer_tokens(r.output)) for r in rows
-    ]
-    return Ground(base, task, check, sum(tokens) / len(tokens))
-
-
-def fit(
-    base: Base,
-    view: FitView,
-    data_hash: str,
-    method: Method,
-    settings: Any,
-    *,
-    seed: int,
-    budget: int | None,
-    checkpoint: Path | None = None,
-    start: Adaptation | None = None,
-    reporter: Reporter | None = None,
-) -> Fitted:
-    """Fit one method once.
-
-    Raises:
-        RunError: the base was changed, which no method may do.
-    """
-    check_method(method, view)
-    log = FitLog(report=None if reporter is None else reporter.work)
-    ledger = Ledger(base.body_parameters, base.head_parameters, budget)
-    before = weights_checksum(base)
-    context = FitContext(
-        base, view, ledger, seed, log, data_hash, start=start, checkpoint_folder=checkpoint
-    )
-    began = time.perf_counter()
-    with PeakMemory() as memory:
-        adaptation = method.fit(context, settings)
-    seconds = time.perf_counter() - began
-    if weights_checksum(base) != before:
-        raise RunError(f"the method {method.name} changed the base model", fix="mend the method")
-    return Fitted(adaptation, log, seconds, memory.peak_bytes)
-
-
-def check_method(method: Method, view: FitView) -> None:
-    """Refuse a method that cannot do this task.
-
-    Raises:
-        ConfigError: it does not do this kind of task.
-        DataError: it needs more training rows.
-    """
-    kind = view.spec.kind
-    if kind not in method.needs.kinds:
-        raise ConfigError(
-            f"{method.name} does not do this kind of task",
-            found=str(kind),
-            expected=", ".join(sorted(method.needs.kinds)),
-        )
-    if len(view.train) < method.needs.minimum_rows:
-        raise DataError(
-            f"{method.name} needs more training rows",
-            found=f"{len(view.train)}",
-            expected=f"at least {method.needs.minimum_rows}",
-        )
-
-
-def measure(base: Base | None, adaptation: Adaptation, rows: Sequence[Row]) -> Measured:
-    """Answer and score rows with a stored adaptation."""
-    with predictor_for(base, adaptation) as predictor:
-        return measure_rows(predictor, rows, adaptation.spec, adaptation.decoding)
+from tunewise.model.base import default_threads, processor_name
+from tunewise.model.ledger import UNIT
+from tunewise.steps import Ground, Reporter, check_method, fit, fit_facts, measure, prepare
+from tunewise.task.task import LoadedTask
+from tunewise.task.types import Row
 
 
 def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> Comparison:
@@ -212,7 +81,6 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
     comparison = build_comparison(
         task.spec, records, skipped, context, {row.id: row for row in rows}
     )
-    write_json(out / "comparison.json", comparison.as_dict())
     details = gather_details(comparison, records, rows, ground.check.as_dict())
     write_reports(comparison, details, out)
     return comparison
@@ -267,21 +135,6 @@ def _fit_and_store(
     )
     save(fitted.adaptation, out / folder)
     write_json(out / facts, fit_facts(fitted))
-
-
-def fit_facts(fitted: Fitted) -> dict[str, Any]:
-    """What a fit cost and how it went; JSON values."""
-    log, made = fitted.log, fitted.adaptation.provenance
-    return {
-        "seconds": fitted.seconds,
-        **made.work,
-        "peak_bytes": fitted.peak_bytes,
-        "trainable_parameters": log.trainable_parameters,
-        "step_seconds": log.step_seconds,
-        "step_tokens": log.step_tokens,
-        "losses": log.losses,
-        "curve": log.curve,
-    }
 
 
 def _measure_and_store(
@@ -350,30 +203,3 @@ def _run_context(
         started=started,
         versions=versions,
     )
-
-
-def base_for(adaptation: Adaptation, name: str | None, dtype: str) -> Base | None:
-    """The base that a stored adaptation needs; None where it needs none."""
-    if not needs_base(adaptation):
-        return None
-    torch.set_num_threads(default_threads())
-    made = adaptation.provenance
-    return load_base(name or made.base_name, dtype=made.dtype if dtype == "auto" else dtype)
-
-
-def score_summary(measured: Measured, spec: TaskSpec) -> dict[str, Any]:
-    """Metric with its interval, for `tunewise measure`."""
-    from tunewise.numerics.intervals import mean_interval
-
-    scores = [[result.score for result in measured.results]]
-    interval = mean_interval(scores)
-    return {
-        "metric": spec.metric,
-        "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "n": len(measured.results),
-        "n_failed": sum(result.answer is None for result in measured.results),
-        "milliseconds_per_row": measured.milliseconds_per_row,
-        "prompt_tokens_per_request": measured.prompt_tokens_per_request,
-    }

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
+from tunewise.errors import ConfigError, UnknownNameError
 from tunewise.task.types import Kind
 
 ALL_KINDS = frozenset(Kind)
@@ -79,3 +80,29 @@ class Method(Protocol):
             BudgetTooSmallError: the ledger does not cover one step.
         """
         ...
+
+
+def parse_settings(method: Method, given: dict[str, Any]) -> MethodSettings:
+    """Settings from names and values, as flags or a file give them.
+
+    Raises:
+        UnknownNameError: the method has no such setting; close ones are shown.
+        ConfigError: a value cannot be used; all faults are told at once.
+    """
+    known = method.Settings.model_fields
+    for name in given:
+        if name not in known:
+            raise UnknownNameError(f"setting of {method.name}", name, known)
+    try:
+        return method.Settings(**given)
+    except ValidationError as error:
+        faults = [
+            f"--{str(fault['loc'][0]).replace('_', '-')} {fault['input']}: {fault['msg']}"
+            for fault in error.errors()
+        ]
+        many = "a setting" if len(faults) == 1 else "some settings"
+        raise ConfigError(
+            f"{many} of {method.name} cannot be used",
+            found="\n    ".join(faults),
+            fix=f"see `tunewise fit {method.name} --help`",
+        ) from error

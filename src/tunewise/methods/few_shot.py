@@ -72,9 +72,14 @@ class FewShot:
             renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
             decoding = Judge(context, renderer, most_rows=1).decoding
             parts = (PromptTextPart(prompt), *others)
-            return context.finish(self.name, settings, parts, decoding, tried=tried)
+            return context.finish(
+                self.name, settings, parts, decoding, demonstrations=0, tried=tried
+            )
         parts = (PromptTextPart(best[1]), *others)
-        return context.finish(self.name, settings, parts, best[0].decoding, tried=tried)
+        shown = len(best[1].demonstrations) + best[1].nearest
+        return context.finish(
+            self.name, settings, parts, best[0].decoding, demonstrations=shown, tried=tried
+        )
 
     def _candidates(
         self, context: FitContext, settings: FewShotSettings

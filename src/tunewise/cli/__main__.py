@@ -1,0 +1,5 @@
+"""`python -m tunewise.cli`."""
+
+from tunewise.cli.main import main
+
+main()

@@ -1,0 +1,171 @@
+"""compare, predict, measure, data check."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunewise.cli.options import (
+    base_option,
+    budget_option,
+    data_options,
+    dtype_option,
+    json_option,
+    parse_seeds,
+    read_options,
+    split_data_options,
+)
+from tunewise.config import DEFAULT_BASE, RunConfig
+
+
+def typed_command() -> str:
+    """The command line as typed."""
+    return shlex.join(["tunewise", *sys.argv[1:]])
+
+
+@click.command("compare")
+@click.argument("data", required=False)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="folder of the run  [default: runs/NAME]"
+)
+@click.option("--methods", default=None, metavar="A,B", help="methods to fit  [default: all]")
+@click.option(
+    "--seeds", default="3", show_default=True, metavar="N", help="number of seeds, or seeds: 0,5,7"
+)
+@budget_option
+@base_option
+@dtype_option
+@json_option
+@data_options
+def compare_command(data: str | None, out: Path | None, as_json: bool, **values: Any) -> None:
+    """Fit every method at an equal budget, measure them on the same rows, recommend one.
+
+    DATA is a JSONL, JSON, CSV, TSV or Parquet file, a folder with train, validation and test
+    files, or a data set id. The same command goes on where an interrupted one was.
+    """
+    flags, rest = split_data_options(values)
+    source, options = read_options(data, flags)
+    config = RunConfig(
+        source=source,
+        options=options,
+        base=rest["base"] or DEFAULT_BASE,
+        dtype=rest["dtype"],
+        methods=tuple(name.strip() for name in (rest["methods"] or "").split(",") if name.strip()),
+        seeds=parse_seeds(rest["seeds"]),
+        budget=rest["budget"] or "default",
+    )
+    from tunewise.cli.show import bars, show_comparison
+    from tunewise.pipeline import compare
+
+    folder = Path("runs") / (options.name or Path(source).stem) if out is None else out
+    with bars() as reporter:
+        comparison = compare(config, folder, typed_command(), reporter)
+    if as_json:
+        click.echo(json.dumps(comparison.as_dict(), ensure_ascii=False))
+        return
+    show_comparison(comparison)
+    click.echo(f"\nreport: {folder / 'report.html'}")
+    best = comparison.entry(comparison.recommendation.method)
+    click.echo(f'try it: tunewise predict {folder / best.adaptation} "some text"')
+
+
+@click.command("predict")
+@click.argument("adaptation", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1)
+@click.option("--file", "data", metavar="DATA", help="answer the rows of a data file instead")
+@base_option
+@dtype_option
+@json_option
+@data_options
+def predict_command(
+    adaptation: Path, texts: tuple[str, ...], data: str | None, as_json: bool, **values: Any
+) -> None:
+    """Answer TEXTS with a stored ADAPTATION; "-" reads one text a line from standard input."""
+    from tunewise.adaptation.predict import predictor_for
+    from tunewise.adaptation.store import load
+    from tunewise.errors import ConfigError
+    from tunewise.steps import base_for
+    from tunewise.task.task import rows_from
+
+    flags, rest = split_data_options(values)
+    loaded = load(adaptation)
+    inputs = list(texts)
+    if inputs == ["-"]:
+        inputs = [line.strip() for line in sys.stdin if line.strip()]
+    if data is not None:
+        source, options = read_options(data, flags)
+        rows = rows_from(source, options, loaded.spec, need_output=False)
+        inputs += [row.input for row in rows]
+    inputs = [text for text in inputs if text.strip()]
+    if not inputs:
+        raise ConfigError("there is nothing to answer", expected='a text, "-" or --file DATA')
+    base = base_for(loaded, rest["base"], rest["dtype"])
+    with predictor_for(base, loaded) as predictor:
+        answers = predictor.answers(inputs)
+    for text, answer in zip(inputs, answers, strict=True):
+        if as_json:
+            content = {"input": text, "answer": answer.text, "probability": answer.probability}
+            if answer.failure:
+                content["failure"] = answer.failure
+            click.echo(json.dumps(content, ensure_ascii=False))
+        elif answer.text is None:
+            click.echo(f"no answer: {answer.failure}", err=True)
+        else:
+            click.echo(answer.text)
+
+
+@click.command("measure")
+@click.argument("adaptation", type=click.Path(path_type=Path))
+@click.argument("data", required=False)
+@base_option
+@dtype_option
+@json_option
+@data_options
+def measure_command(adaptation: Path, data: str | None, as_json: bool, **values: Any) -> None:
+    """Measure a stored ADAPTATION on the rows of DATA (its test rows where it has splits)."""
+    from tunewise.adaptation.store import load
+    from tunewise.cli.show import show_mapping
+    from tunewise.steps import base_for, measure, score_summary
+    from tunewise.task.task import rows_from
+
+    flags, rest = split_data_options(values)
+    source, options = read_options(data, flags)
+    loaded = load(adaptation)
+    rows = rows_from(source, options, loaded.spec)
+    measured = measure(base_for(loaded, rest["base"], rest["dtype"]), loaded, rows)
+    summary = score_summary(measured, loaded.spec)
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        show_mapping(summary)
+
+
+@click.group("data")
+def data_group() -> None:
+    """Look at data before anything is fitted."""
+
+
+@data_group.command("check")
+@click.argument("data", required=False)
+@base_option
+@dtype_option
+@json_option
+@data_options
+def check_command(data: str | None, as_json: bool, **values: Any) -> None:
+    """Rows, duplicates, leaks between splits, contradictions, balance, lengths, rendered rows."""
+    flags, rest = split_data_options(values)
+    source, options = read_options(data, flags)
+    from tunewise.cli.show import show_mapping
+    from tunewise.steps import prepare
+
+    ground = prepare(source, options, rest["base"] or DEFAULT_BASE, rest["dtype"])
+    content = ground.check.as_dict()
+    if as_json:
+        click.echo(json.dumps(content, ensure_ascii=False))
+    else:
+        show_mapping(content)

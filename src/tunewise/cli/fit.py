@@ -1,0 +1,136 @@
+"""`tunewise fit METHOD DATA`: one subcommand per discovered method, with its settings as flags."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tunewise.cli.options import (
+    base_option,
+    budget_option,
+    data_options,
+    dtype_option,
+    field_options,
+    json_option,
+    read_options,
+    split_data_options,
+)
+from tunewise.config import DEFAULT_BASE, parse_budget
+
+if TYPE_CHECKING:
+    from tunewise.methods._contract import Method
+
+
+class _Methods(click.Group):
+    """Finds the methods when asked, so that other commands need not import them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all methods."""
+        from tunewise.methods._registry import discover_methods
+
+        return list(discover_methods())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of one method.
+
+        Raises:
+            UnknownNameError: there is no such method.
+        """
+        from tunewise.methods._registry import find_method
+
+        return _command(find_method(cmd_name))
+
+
+@click.group("fit", cls=_Methods)
+def fit_group() -> None:
+    """Fit one method and store what it finds."""
+
+
+def _command(method: Method) -> click.Command:
+    names = tuple(method.Settings.model_fields)
+
+    @click.argument("data", required=False)
+    @click.option("--out", type=click.Path(path_type=Path), required=True, help="new folder")
+    @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+    @click.option("--start", type=click.Path(path_type=Path), help="adaptation to start from")
+    @budget_option
+    @base_option
+    @dtype_option
+    @json_option
+    @data_options
+    def run(**values: Any) -> None:
+        settings = {name: values.pop(name) for name in names}
+        _run(method, {name: value for name, value in settings.items() if value is not None}, values)
+
+    taken = {option.name for option in getattr(run, "__click_params__", [])}
+    run.__click_params__ += reversed(  # type: ignore[attr-defined]  # click's own place
+        [option for option in field_options(method.Settings) if option.name not in taken]
+    )
+    return click.command(method.name, help=method.summary, short_help=method.summary)(run)
+
+
+def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
+    from tunewise.adaptation.store import folder_bytes, load, save
+    from tunewise.cli.show import bars
+    from tunewise.methods._contract import parse_settings
+    from tunewise.steps import check_fresh, fit, fit_facts, measure, prepare, score_summary
+
+    settings = parse_settings(method, given)
+    flags, rest = split_data_options(values)
+    source, options = read_options(rest["data"], flags)
+    out: Path = rest["out"]
+    check_fresh(out)
+    ground = prepare(source, options, rest["base"] or DEFAULT_BASE, rest["dtype"])
+    base, task = ground.base, ground.task
+    start = None
+    if rest["start"] is not None:
+        start = load(rest["start"], base_fingerprint=base.fingerprint)
+    # An exact number of steps says itself what it costs.
+    unlimited = given.get("steps") is not None and rest["budget"] is None
+    budget = parse_budget(rest["budget"] or "default", mean_row_tokens=ground.mean_row_tokens)
+    with bars() as reporter:
+        reporter.begin(f"fitting {method.name}", 1, 1)
+        fitted = fit(
+            base,
+            task.fit_view,
+            task.data_hash,
+            method,
+            settings,
+            seed=rest["seed"],
+            budget=None if unlimited else budget,
+            checkpoint=out.with_name(f"{out.name}.partial"),
+            start=start,
+            reporter=reporter,
+        )
+    adaptation = fitted.adaptation
+    save(adaptation, out)
+    validation = score_summary(measure(base, adaptation, task.fit_view.validation), adaptation.spec)
+    content = {
+        "method": method.name,
+        "adaptation": str(out),
+        "parts": list(adaptation.kinds),
+        "settings": dict(adaptation.provenance.settings),
+        "notes": dict(adaptation.provenance.notes),
+        "seed": rest["seed"],
+        "dtype": base.dtype_name,
+        "base": {"name": base.name, "fingerprint": base.fingerprint},
+        "budget": {"unit": "token_passes", "per_method": None if unlimited else budget},
+        "validation": validation,
+        "fit": fit_facts(fitted),
+        "bytes_on_disk": folder_bytes(out),
+    }
+    for name in ("step_seconds", "step_tokens", "losses"):
+        content[name] = content["fit"].pop(name)
+    if rest["as_json"]:
+        click.echo(json.dumps(content, ensure_ascii=False))
+        return
+    size = folder_bytes(out)
+    click.echo(
+        f"{method.name} in {out}: {' + '.join(adaptation.kinds)}, {size:,} bytes; validation "
+        f"{validation['metric']} {100 * validation['value']:.1f} "
+        f"({100 * validation['low']:.1f} to {100 * validation['high']:.1f}) "
+        f"on {validation['n']} rows"
+    )

@@ -1,0 +1,81 @@
+"""methods, models: what there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+
+from tunewise.cli.options import flag_name, json_option
+
+
+@click.command("methods")
+@json_option
+def methods_command(as_json: bool) -> None:
+    """The methods that were found, what they produce and their settings."""
+    from tunewise.cli.show import show_table
+    from tunewise.methods._registry import discover_methods
+
+    found = discover_methods()
+    if as_json:
+        content = [
+            {
+                "name": method.name,
+                "summary": method.summary,
+                "produces": list(method.produces),
+                "needs": {
+                    "gradients": method.needs.gradients,
+                    "minimum_rows": method.needs.minimum_rows,
+                    "kinds": sorted(method.needs.kinds),
+                    "base": method.needs.base,
+                },
+                "settings": {
+                    name: {"default": field.default, "description": field.description}
+                    for name, field in method.Settings.model_fields.items()
+                },
+            }
+            for method in found.values()
+        ]
+        click.echo(json.dumps(content))
+        return
+    rows = [
+        [
+            method.name,
+            " + ".join(method.produces),
+            method.summary,
+            " ".join(flag_name(name) for name in list(method.Settings.model_fields)[-4:]),
+        ]
+        for method in found.values()
+    ]
+    show_table(["method", "produces", "what it is", "some settings"], rows)
+
+
+@click.command("models")
+@click.option("--fetch", metavar="NAME", help="fetch this model and check every byte of it")
+@json_option
+def models_command(fetch: str | None, as_json: bool) -> None:
+    """Base models known by name or present in the cache."""
+    from tunewise.cli.show import show_table
+    from tunewise.model.resolve import fetch as fetch_model
+    from tunewise.model.resolve import list_models
+
+    if fetch is not None:
+        resolved = fetch_model(fetch)
+        click.echo(f"{resolved.name} from {resolved.source}", err=as_json)
+    models = list_models()
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(model) for model in models]))
+        return
+    rows = [
+        [
+            model.name,
+            "here" if model.cached else "not fetched",
+            "" if model.bytes is None else f"{model.bytes / 1e6:,.0f} MB",
+            (model.fingerprint or "")[:12],
+            model.licence,
+            model.path if model.cached else model.source,
+        ]
+        for model in models
+    ]
+    show_table(["model", "state", "size", "fingerprint", "licence", "path or source"], rows)
