@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.task.samples import WORDS, phrase, records, row, write_jsonl
 
-from tunewise.task import clean
+from tunewise.task import clean, near
 from tunewise.task.near import find_near_duplicates, fold
 from tunewise.task.options import TaskOptions
 from tunewise.task.split import complete_splits
@@ -65,6 +65,21 @@ def test_near_duplicates_as_by_plain_loops(similarity: float) -> None:
     assert pairs
 
 
+def test_the_sketch_of_long_texts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(5)
+    words = [f"{a}{b}" for a in WORDS for b in WORDS]
+    texts = [" ".join(generator.choices(words, k=60)) for _ in range(60)]
+    for text in list(texts):
+        changed = text.split()
+        for _ in range(generator.randint(1, 8)):
+            changed[generator.randrange(60)] = generator.choice(words)
+        texts.append(" ".join(changed))
+    sketched = find_near_duplicates(texts, 0.9)
+    monkeypatch.setattr(near, "_LONG", 10**9)
+    assert find_near_duplicates(texts, 0.9) == sketched
+    assert 20 < len(sketched.neighbours) < 120
+
+
 def test_folded_texts_are_one() -> None:
     texts = ["Great phone!", "great  PHONE", "great-phone", "great phones", "!!!", "???"]
     assert [fold(text) for text in texts[:3]] == ["great phone"] * 3
@@ -113,9 +128,9 @@ def test_a_removed_row_removes_nothing() -> None:
     """The validation row goes for the test; the train row that is near it alone may stay."""
     chain = [" ".join(WORDS[i : i + 14]) for i in (0, 1, 2)]
     similarity = 0.88
-    near = find_near_duplicates(chain, similarity).neighbours
-    assert near.keys() == {0, 1, 2}
-    assert 2 not in near[0]
+    alike = find_near_duplicates(chain, similarity).neighbours
+    assert alike.keys() == {0, 1, 2}
+    assert 2 not in alike[0]
     splits = {
         split: [row(text, "a", number=n)]
         for n, (split, text) in enumerate(

@@ -26,6 +26,7 @@ class PieceTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self._fixed: dict[str, tuple[int, ...]] = {}
         self._controls = frozenset(int(token) for token in tokenizer.all_special_ids)
         texts = sorted((str(t) for t in tokenizer.all_special_tokens), key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, texts))) if texts else None
@@ -37,7 +38,10 @@ class PieceTokenizer:
 
     def fixed(self, text: str) -> tuple[int, ...]:
         """Tokens of a template's text: control tokens count as such."""
-        return self._guarded(text, split=False)
+        # The same few texts stand around every row.
+        if text not in self._fixed:
+            self._fixed[text] = self._guarded(text, split=False)
+        return self._fixed[text]
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Tokens of a user's text: what looks like a control token is plain text."""
