@@ -121,11 +121,8 @@ def _fit_and_store(
     if (out / facts).exists() and (out / folder).exists():
         return
     checkpoint = out / "checkpoints" / f"{method.name}-seed{seed}"
-    task = ground.task
     fitted = fit(
-        ground.base,
-        task.fit_view,
-        task.data_hash,
+        ground,
         method,
         settings,
         seed=seed,

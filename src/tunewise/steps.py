@@ -88,9 +88,7 @@ def check_tokens(task: LoadedTask, base: Base) -> Ground:
 
 
 def fit(
-    base: Base,
-    view: FitView,
-    data_hash: str,
+    ground: Ground,
     method: Method,
     settings: Any,
     *,
@@ -102,15 +100,33 @@ def fit(
 ) -> Fitted:
     """Fit one method once.
 
+    Args:
+        ground: base and task.
+        method: what to fit.
+        settings: an instance of its `Settings`.
+        seed: of everything random.
+        budget: token passes at most; None for no limit.
+        checkpoint: folder for the state of an interrupted fit, or None.
+        start: adaptation to start from, or None.
+        reporter: is told how far the fit is, or None.
+
     Raises:
         RunError: the base was changed, which no method may do.
     """
+    base, view = ground.base, ground.task.fit_view
     check_method(method, view)
     log = FitLog(report=None if reporter is None else reporter.work)
     ledger = Ledger(base.body_parameters, base.head_parameters, budget)
     before = weights_checksum(base)
     context = FitContext(
-        base, view, ledger, seed, log, data_hash, start=start, checkpoint_folder=checkpoint
+        base,
+        view,
+        ledger,
+        seed,
+        log,
+        ground.task.data_hash,
+        start=start,
+        checkpoint_folder=checkpoint,
     )
     began = time.perf_counter()
     with PeakMemory() as memory:
@@ -161,6 +177,24 @@ def fit_facts(fitted: Fitted) -> dict[str, Any]:
         "step_tokens": log.step_tokens,
         "losses": log.losses,
         "curve": log.curve,
+    }
+
+
+def described(fitted: Fitted) -> dict[str, Any]:
+    """A fit as `fit --json` tells it: the entry's facts, and every step."""
+    made = fitted.adaptation.provenance
+    facts = fit_facts(fitted)
+    steps = {name: facts.pop(name) for name in ("step_seconds", "step_tokens", "losses")}
+    return {
+        "method": made.method,
+        "parts": list(fitted.adaptation.kinds),
+        "settings": dict(made.settings),
+        "notes": dict(made.notes),
+        "seed": made.seed,
+        "dtype": made.dtype,
+        "base": {"name": made.base_name, "fingerprint": made.base_fingerprint},
+        "fit": facts,
+        **steps,
     }
 
 

@@ -39,9 +39,7 @@ def test_paths_spell_the_sequences(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_prefix_free_is_every_pair(seed: int) -> None:
     sequences = sequences_of(seed)
-    slow = not any(
-        a is not b and b[: len(a)] == a for a in sequences for b in sequences
-    )
+    slow = not any(a is not b and b[: len(a)] == a for a in sequences for b in sequences)
     assert prefix_free(sequences) is slow
 
 

@@ -56,7 +56,8 @@ def attached(base: Base, parts: Sequence[Part]) -> Iterator[None]:
         AdaptationError: a tensor does not fit the base; the base is left as it was.
     """
     with ExitStack() as stack:
-        for part in parts:
+        # Weights first: LoRA layers in their place would change their names.
+        for part in sorted(parts, key=lambda part: not isinstance(part, WeightsPart)):
             if isinstance(part, WeightsPart):
                 stack.enter_context(_weights(base, part))
             elif isinstance(part, LowRankPart):
@@ -127,6 +128,8 @@ def low_rank_attached(
             if isinstance(module, BaseTunerLayer):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, module.get_base_layer())
+        # PEFT leaves its configuration on the model.
+        vars(model).pop("peft_config", None)
         model.requires_grad_(False)
 
 
@@ -184,6 +187,17 @@ def lower_parts(base: Base, renderer: Renderer, parts: Sequence[Part]) -> Shared
         return lower(
             base, renderer, virtual=virtual, positions=positions, replaces_shared_text=replaces
         )
+
+
+def computed_positions(renderer: Renderer, parts: Sequence[Part]) -> int:
+    """Positions that `lower_parts` computes: all but stored keys and values."""
+    count = len(renderer.shared_tokens)
+    for part in parts:
+        if isinstance(part, KVPrefixPart) and part.replaces_shared_text:
+            count -= len(renderer.shared_tokens)
+        elif isinstance(part, VirtualTokensPart):
+            count += int(part.embeddings.shape[0])
+    return count
 
 
 def prefix_of(part: KVPrefixPart, base: Base) -> SharedPrefix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,11 @@ from tunewise.adaptation.readout import (
     adjusted_scores,
     choose_decoding,
     default_decoding,
+    label_sequences,
 )
-from tunewise.model.loop import Example, mean_answer_loss
+from tunewise.model.loop import Example, judged_positions, mean_answer_loss
 from tunewise.model.prefix import SharedPrefix
+from tunewise.model.score import scoring_positions
 from tunewise.numerics.calibration import cross_entropy
 from tunewise.task.render import Renderer
 from tunewise.task.types import Row
@@ -37,7 +40,12 @@ class Verdict:
     decoding: Decoding
 
     def better_than(self, other: Verdict) -> bool:
-        """Higher metric; where it ties or is not known, lower loss."""
+        """Higher metric; where it ties or is not known, lower loss.
+
+        What has no finite loss has blown up and is never better, whatever its answers hit.
+        """
+        if not (math.isfinite(self.loss) and math.isfinite(other.loss)):
+            return math.isfinite(self.loss)
         if self.metric is not None and other.metric is not None and self.metric != other.metric:
             return self.metric > other.metric
         return self.loss < other.loss
@@ -60,8 +68,11 @@ class Judge:
 
     @property
     def cost(self) -> int:
-        """Token passes of one judgement, without padding and prefix."""
-        return sum(len(each.inputs) for each in self.examples)
+        """Token passes of one judgement, padding included and the prefix left out."""
+        if self.decoding.mode != "score":
+            return judged_positions(self.examples)
+        rows = [each.row for each in self.examples]
+        return scoring_positions(rows, label_sequences(self.renderer))
 
     def verdict(self, prefix: SharedPrefix) -> Verdict:
         """Judge the base as it stands behind this prefix."""

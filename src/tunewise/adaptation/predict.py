@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tunewise.adaptation.attach import attached, lower_parts
+from tunewise.adaptation.attach import attached, computed_positions, lower_parts
 from tunewise.adaptation.bundle import Adaptation, Decoding
 from tunewise.adaptation.parts import PromptTextPart, ShallowModelPart
 from tunewise.adaptation.readout import Answer, Readout
@@ -111,7 +111,7 @@ def predictor_for(
     prompt = PromptText("") if part is None else part.prompt
     renderer = Renderer(base.tokenizer, adaptation.spec, prompt)
     with attached(base, adaptation.parts):
-        prefix = lower_parts(base, renderer, adaptation.parts)
         if ledger is not None:
-            ledger.charge(forward=prefix.length)
+            ledger.charge(forward=computed_positions(renderer, adaptation.parts))
+        prefix = lower_parts(base, renderer, adaptation.parts)
         yield BasePredictor(Readout(base, renderer, prefix, ledger), adaptation.decoding)

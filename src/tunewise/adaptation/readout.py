@@ -147,10 +147,21 @@ class Readout:
         return answers
 
     def _generated(self, inputs: Sequence[str], decoding: Decoding) -> list[Answer]:
-        spec, end = self.renderer.spec, self.renderer.end_token_id
         rows = [self.renderer.row_tokens(text) for text in inputs]
-        room = self.base.context_length - self.prefix.length - max(len(row) for row in rows)
-        limit = max(1, min(decoding.max_new_tokens, room))
+        space = self.base.context_length - self.prefix.length
+        # Each row has its own limit, so that no answer depends on its neighbours' lengths.
+        limits = [max(1, min(decoding.max_new_tokens, space - len(row))) for row in rows]
+        answers: dict[int, Answer] = {}
+        for limit in sorted(set(limits)):
+            chosen = [index for index, own in enumerate(limits) if own == limit]
+            made = self._generated_within(limit, [rows[index] for index in chosen], decoding)
+            answers.update(zip(chosen, made, strict=True))
+        return [answers[index] for index in range(len(rows))]
+
+    def _generated_within(
+        self, limit: int, rows: Sequence[tuple[int, ...]], decoding: Decoding
+    ) -> list[Answer]:
+        spec, end = self.renderer.spec, self.renderer.end_token_id
         constrain = None
         if decoding.mode == "json":
             vocabulary = self.base.vocabulary

@@ -282,8 +282,12 @@ class Weights:
 
     def part(self) -> WeightsPart:
         """See `TrainablePart.part`."""
+        # A LoRA of the start puts its layers around the base's; the base's own names are stored.
         return WeightsPart(
-            {name: parameter.detach().cpu().clone() for name, parameter in self._working.items()}
+            {
+                name.replace(".base_layer.", "."): parameter.detach().cpu().clone()
+                for name, parameter in self._working.items()
+            }
         )
 
 

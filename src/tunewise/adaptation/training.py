@@ -10,6 +10,8 @@ state after each stage can be stored: an interrupted fit goes on to the same fin
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -138,36 +140,40 @@ class Training:
 
     def _lay_out(self) -> tuple[tuple[float, ...], int, int]:
         """Learning rates to race, steps in all, steps of a trial."""
-        plan, ledger = self.plan, self.context.ledger
-        cost = self._loop(plan.learning_rates[0]).step_cost()
-        if plan.steps is not None:
-            return plan.learning_rates[:1], plan.steps, 0
+        plan, remaining = self.plan, self.context.ledger.remaining
         most = max(1, round(plan.epochs * math.ceil(len(self.examples) / plan.batch_size)))
-        if ledger.remaining is None:
-            return plan.learning_rates, most, max(1, round(_TRIAL_SHARE * most))
-        # Padding and the prefix make a judgement dearer than its tokens.
-        judgement = 1.2 * self.judge.cost + self.trainable.prefix_positions
+        most = most if plan.steps is None else plan.steps
+        passes = self._passes(most, remaining)
+        judgement = self.judge.cost + self.trainable.prefix_positions
         for rates in (plan.learning_rates, plan.learning_rates[:1]):
-            race = len(rates) - 1
-            free = ledger.remaining - judgement * (
-                1 + plan.judgements + (len(rates) if race else 0)
-            )
-            # The longest batches of an epoch may come first.
-            steps = int(free / (1.1 * cost) / (1 + _TRIAL_SHARE * race))
-            steps = min(steps, most)
+            race = 0 if plan.steps is not None else len(rates) - 1
+            judgements = 1 + min(plan.judgements, most) + (len(rates) if race else 0)
+            free = math.inf if remaining is None else remaining - judgement * judgements
+            steps = len(passes) - 1
+            while steps > 0 and passes[steps] + race * passes[_trial(steps)] > free:
+                steps -= 1
             if race and steps >= _FEWEST_STEPS_FOR_A_RACE:
-                return rates, steps, round(_TRIAL_SHARE * steps)
-        if steps < 1:
-            needed = math.ceil(1.1 * cost + judgement * (1 + plan.judgements))
+                return rates, steps, _trial(steps)
+        if steps < (1 if plan.steps is None else plan.steps):
+            wanted = "one optimizer step" if plan.steps is None else f"{most} optimizer steps"
+            needed = judgement * judgements + self._passes(1 if plan.steps is None else most)[-1]
             raise BudgetTooSmallError(
-                "the budget does not pay for one optimizer step",
-                found=f"{ledger.remaining} token passes",
-                expected=f"at least {needed}: a step of {plan.batch_size} rows costs about "
-                f"{round(cost)}, judging on {len(self.judge.rows)} validation rows about "
-                f"{round(judgement)} each time",
-                fix="raise --budget, or lower --batch-size or --validation-rows",
+                f"the budget does not pay for {wanted}",
+                found=f"{remaining} token passes",
+                expected=f"at least {needed}, of which judging {judgements} times on "
+                f"{len(self.judge.rows)} validation rows takes {judgement * judgements}",
+                fix="raise --budget, or lower --steps, --batch-size or --validation-rows",
             )
         return plan.learning_rates[:1], steps, 0
+
+    def _passes(self, most: int, limit: int | None = None) -> list[int]:
+        """Token passes of the first 0, 1, 2, ... steps, as far as the limit goes."""
+        passes = [0]
+        for cost in itertools.islice(self._loop(self.plan.learning_rates[0]).costs(), most):
+            if limit is not None and passes[-1] + cost > limit:
+                break
+            passes.append(passes[-1] + cost)
+        return passes
 
     def _stages(self, rates: Sequence[float]) -> list[Stage]:
         trials = [Stage(rate, self.trial_steps) for rate in rates] if self.trial_steps else []
@@ -247,6 +253,13 @@ class Training:
 
     # Storing and resuming
 
+    def _identity(self) -> str:
+        """Tells a stored state of this very fit from that of another."""
+        context = self.context
+        shapes = [(name, tuple(leaf.shape)) for name, leaf in self.start.items()]
+        facts = (self.plan, self.stages, shapes, context.seed, context.data_hash)
+        return hashlib.sha256(repr((facts, context.base.fingerprint)).encode()).hexdigest()
+
     def _store(self) -> None:
         folder = self.context.checkpoint_folder
         if folder is None:
@@ -258,6 +271,7 @@ class Training:
             tensors |= _prefixed("winner_moments", self.winner[1])
         log, ledger = self.context.log, self.context.ledger
         facts = {
+            "fit": self._identity(),
             "state": asdict(self.state),
             "step": self.loop.step,
             "stage_rate": self.loop.settings.learning_rate,
@@ -269,7 +283,7 @@ class Training:
     def _resume(self) -> bool:
         folder = self.context.checkpoint_folder
         stored = None if folder is None else load_state(folder)
-        if stored is None:
+        if stored is None or stored[1].get("fit") != self._identity():
             return False
         tensors, facts = stored
         state = dict(facts["state"])
@@ -287,6 +301,10 @@ class Training:
         ledger.forward_tokens, ledger.backward_tokens, ledger.head_passes = facts["ledger"]
         log.step_seconds, log.step_tokens, log.losses, log.curve = facts["log"]
         return True
+
+
+def _trial(steps: int) -> int:
+    return round(_TRIAL_SHARE * steps)
 
 
 def _lower(one: Verdict, other: Verdict) -> bool:

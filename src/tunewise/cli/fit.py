@@ -76,7 +76,8 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     from tunewise.adaptation.store import folder_bytes, load, save
     from tunewise.cli.show import bars
     from tunewise.methods._contract import parse_settings
-    from tunewise.steps import check_fresh, fit, fit_facts, measure, prepare, score_summary
+    from tunewise.model.ledger import UNIT
+    from tunewise.steps import check_fresh, described, fit, measure, prepare, score_summary
 
     settings = parse_settings(method, given)
     flags, rest = split_data_options(values)
@@ -84,19 +85,16 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     out: Path = rest["out"]
     check_fresh(out)
     ground = prepare(source, options, rest["base"] or DEFAULT_BASE, rest["dtype"])
-    base, task = ground.base, ground.task
     start = None
     if rest["start"] is not None:
-        start = load(rest["start"], base_fingerprint=base.fingerprint)
+        start = load(rest["start"], base_fingerprint=ground.base.fingerprint)
     # An exact number of steps says itself what it costs.
     unlimited = given.get("steps") is not None and rest["budget"] is None
     budget = parse_budget(rest["budget"] or "default", mean_row_tokens=ground.mean_row_tokens)
     with bars() as reporter:
         reporter.begin(f"fitting {method.name}", 1, 1)
         fitted = fit(
-            base,
-            task.fit_view,
-            task.data_hash,
+            ground,
             method,
             settings,
             seed=rest["seed"],
@@ -105,32 +103,22 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
             start=start,
             reporter=reporter,
         )
-    adaptation = fitted.adaptation
-    save(adaptation, out)
-    validation = score_summary(measure(base, adaptation, task.fit_view.validation), adaptation.spec)
-    content = {
-        "method": method.name,
-        "adaptation": str(out),
-        "parts": list(adaptation.kinds),
-        "settings": dict(adaptation.provenance.settings),
-        "notes": dict(adaptation.provenance.notes),
-        "seed": rest["seed"],
-        "dtype": base.dtype_name,
-        "base": {"name": base.name, "fingerprint": base.fingerprint},
-        "budget": {"unit": "token_passes", "per_method": None if unlimited else budget},
-        "validation": validation,
-        "fit": fit_facts(fitted),
-        "bytes_on_disk": folder_bytes(out),
-    }
-    for name in ("step_seconds", "step_tokens", "losses"):
-        content[name] = content["fit"].pop(name)
+    save(fitted.adaptation, out)
+    rows = ground.task.fit_view.validation
+    validation = score_summary(measure(ground.base, fitted.adaptation, rows), ground.task.spec)
     if rest["as_json"]:
+        content = {
+            "adaptation": str(out),
+            "budget": {"unit": UNIT, "per_method": None if unlimited else budget},
+            "validation": validation,
+            "bytes_on_disk": folder_bytes(out),
+            **described(fitted),
+        }
         click.echo(json.dumps(content, ensure_ascii=False))
         return
-    size = folder_bytes(out)
     click.echo(
-        f"{method.name} in {out}: {' + '.join(adaptation.kinds)}, {size:,} bytes; validation "
-        f"{validation['metric']} {100 * validation['value']:.1f} "
-        f"({100 * validation['low']:.1f} to {100 * validation['high']:.1f}) "
-        f"on {validation['n']} rows"
+        f"{method.name} in {out}: {' + '.join(fitted.adaptation.kinds)}, "
+        f"{folder_bytes(out):,} bytes; validation {validation['metric']} "
+        f"{100 * validation['value']:.1f} ({100 * validation['low']:.1f} to "
+        f"{100 * validation['high']:.1f}) on {validation['n']} rows"
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from importlib.metadata import version
 
 import click
 
-import tunewise
 from tunewise.cli.commands import compare_command, data_group, measure_command, predict_command
 from tunewise.cli.fit import fit_group
 from tunewise.cli.lists import methods_command, models_command
@@ -19,7 +19,7 @@ from tunewise.errors import StorageError, TunewiseError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(tunewise.__version__, prog_name="tunewise")
+@click.version_option(version("tunewise"), prog_name="tunewise")
 def cli() -> None:
     """Fine-tune the weights or tune the prompt? Measured on your own task."""
 

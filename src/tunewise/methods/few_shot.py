@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from tunewise.adaptation.attach import attached, lower_parts
+from tunewise.adaptation.attach import attached, computed_positions, lower_parts
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Judge, Verdict
@@ -133,11 +133,10 @@ class FewShot:
         judge = Judge(context, renderer, most_rows=settings.validation_rows)
         longest = max(len(each.inputs) for each in judge.examples)
         fits = len(renderer.shared_tokens) + longest < context.base.context_length
-        # A third more than the bare tokens covers padding.
-        affordable = context.ledger.covers(round(1.33 * judge.cost) + len(renderer.shared_tokens))
-        if not fits or not affordable:
+        positions = computed_positions(renderer, others)
+        if not fits or not context.ledger.covers(positions + judge.cost):
             return None
-        context.ledger.charge(forward=len(renderer.shared_tokens))
+        context.ledger.charge(forward=positions)
         verdict = judge.verdict(lower_parts(context.base, renderer, others))
         context.log.progress(context.ledger.spent, context.ledger.limit, "demonstrations")
         return verdict

@@ -18,7 +18,7 @@ from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.parts import KVPrefixPart, Part
 from tunewise.adaptation.trainables import FrozenPrefix, KVPrefix
 from tunewise.adaptation.training import Training
-from tunewise.errors import ConfigError
+from tunewise.errors import BudgetTooSmallError, ConfigError
 from tunewise.methods._contract import Needs
 from tunewise.methods._gradient import GradientSettings, starting_renderer
 from tunewise.model.prefix import SharedPrefix, compute_prefix, token_embeddings
@@ -48,11 +48,12 @@ class Prefix:
         """See `Method.fit`."""
         renderer = starting_renderer(context)
         parts = context.starting_parts()
+        given = next((part for part in parts if isinstance(part, KVPrefixPart)), None)
         replaces = settings.positions is None and bool(renderer.shared_tokens)
+        if given is not None:
+            replaces = given.replaces_shared_text
         with attached(context.base, parts):
-            frozen = FrozenPrefix(context.base, renderer, parts)
             initial, others = self._initial(context, settings, renderer, parts)
-            replaces = replaces or frozen.replaces
             trainable = KVPrefix(
                 FrozenPrefix(context.base, renderer, others),
                 initial,
@@ -81,7 +82,7 @@ class Prefix:
             if settings.positions is None and renderer.shared_tokens:
                 # All that stands before the rows becomes the prefix, virtual tokens included.
                 frozen = FrozenPrefix(base, renderer, parts)
-                context.ledger.charge(forward=frozen.computed_positions)
+                _charge(context, frozen.computed_positions)
                 others = tuple(part for part in parts if part.kind not in before)
                 return frozen.lower(), others
             text = renderer.shared_tokens or tuple(
@@ -98,8 +99,19 @@ class Prefix:
                 )
             count = len(text) if settings.positions is None else settings.positions
             tokens = tuple(itertools.islice(itertools.cycle(text), count))
-            context.ledger.charge(forward=count)
+            _charge(context, count)
             return compute_prefix(base, token_embeddings(base, tokens)), parts
+
+
+def _charge(context: FitContext, positions: int) -> None:
+    if not context.ledger.covers(positions):
+        raise BudgetTooSmallError(
+            "the budget does not pay for the prefix to start from",
+            found=f"{context.ledger.remaining} token passes",
+            expected=f"more than {positions}",
+            fix="raise --budget, or shorten the instruction",
+        )
+    context.ledger.charge(forward=positions)
 
 
 METHOD = Prefix()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tunewise.adaptation.attach import attached, lower_parts
+from tunewise.adaptation.attach import attached, computed_positions, lower_parts
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Judge
@@ -41,11 +41,16 @@ class ZeroShot:
         part = PromptTextPart(PromptText(instruction))
         renderer = Renderer(context.base.tokenizer, context.view.spec, part.prompt)
         others = context.starting_parts()[1:]
+        judge = Judge(context, renderer, most_rows=settings.validation_rows)
+        positions = computed_positions(renderer, others)
+        if not context.ledger.covers(positions + judge.cost):
+            # Nothing is affordable, and nothing is what the untouched base needs.
+            return context.finish(
+                self.name, settings, (part, *others), judge.decoding, calibrated=False
+            )
         with attached(context.base, others):
-            context.ledger.charge(forward=len(renderer.shared_tokens))
-            prefix = lower_parts(context.base, renderer, others)
-            judge = Judge(context, renderer, most_rows=settings.validation_rows)
-            verdict = judge.verdict(prefix)
+            context.ledger.charge(forward=positions)
+            verdict = judge.verdict(lower_parts(context.base, renderer, others))
         return context.finish(self.name, settings, (part, *others), verdict.decoding)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tunewise.errors import ConfigError
+from tunewise.model.attention import register
 from tunewise.model.convert import refuse_missing
 from tunewise.model.fingerprint import model_fingerprint
 from tunewise.model.quiet import quiet_transformers
@@ -79,6 +80,8 @@ class Base:
             fingerprint: where it is already known; else it is taken before the cast.
         """
         known = model_fingerprint(model, tokenizer) if fingerprint is None else fingerprint
+        if getattr(model, "_supports_attention_backend", False):
+            model.set_attn_implementation(register())
         _cast(model, dtype)
         model.eval()
         model.requires_grad_(False)
@@ -222,7 +225,6 @@ def _load(folder: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
             str(folder),
             dtype=dtype,
             use_safetensors=True,
-            attn_implementation="sdpa",
             output_loading_info=True,
             **shared,
         )

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from tunewise.model.base import Base
-from tunewise.model.forward import group_by_length, pad_rows, row_inputs
+from tunewise.model.forward import (
+    causal_inputs,
+    group_by_length,
+    pad_rows,
+    prefix_places,
+    row_inputs,
+)
 from tunewise.model.ledger import Ledger
 from tunewise.model.prefix import SharedPrefix
 from tunewise.numerics.trie import Trie
@@ -136,7 +142,9 @@ def _decode_batch(
 ) -> None:
     padded = pad_rows(rows, base.device, left=True)
     cache = prefix.cache(len(rows))
-    inputs = row_inputs(prefix, padded)
+    inputs = row_inputs(base, prefix, padded)
+    seen = torch.cat([padded.mask.new_ones(len(rows), prefix.length), padded.mask], dim=1)
+    places = torch.cat([prefix_places(prefix, len(rows), base), inputs["position_ids"]], dim=1)
     alive = list(answers)
     for _ in range(max_new_tokens):
         if ledger is not None:
@@ -150,18 +158,15 @@ def _decode_batch(
         keep = [index for index, token in enumerate(tokens) if token is not None]
         if not keep:
             return
-        mask, positions = inputs["attention_mask"], inputs["position_ids"][:, -1:]
         if len(keep) < len(alive):
             rest = torch.tensor(keep, device=base.device)
             cache.batch_select_indices(rest)
-            mask, positions = mask[rest], positions[rest]
+            seen, places = seen[rest], places[rest]
             alive = [alive[index] for index in keep]
-        taken = [[tokens[index]] for index in keep]
-        inputs = {
-            "input_ids": torch.tensor(taken, dtype=torch.long, device=base.device),
-            "attention_mask": torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1),
-            "position_ids": positions + 1,
-        }
+        taken = torch.tensor([[tokens[index]] for index in keep], device=base.device)
+        seen = torch.cat([seen, seen.new_ones(len(keep), 1)], dim=1)
+        places = torch.cat([places, places[:, -1:] + 1], dim=1)
+        inputs = causal_inputs(base, taken, seen, places)
 
 
 def _take(answer: Decoded, logits: Tensor, end_token: int) -> int | None:

@@ -50,19 +50,79 @@ def pad_rows(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool)
     return PaddedRows(tokens.to(device), mask.to(device))
 
 
-def row_inputs(prefix: SharedPrefix, rows: PaddedRows) -> dict[str, Any]:
+def row_inputs(base: Base, prefix: SharedPrefix, rows: PaddedRows) -> dict[str, Any]:
     """Mask and positions of padded rows behind a prefix, as transformers wants them.
 
     Positions count real tokens only, so a row's place does not depend on its neighbours' lengths.
     """
     count = rows.tokens.shape[0]
     ahead = rows.mask.new_ones(count, prefix.length)
-    positions = prefix.length + rows.mask.long().cumsum(dim=1) - 1
-    return {
-        "input_ids": rows.tokens,
-        "attention_mask": torch.cat([ahead, rows.mask], dim=1).long(),
-        "position_ids": positions.clamp_min(0),
-    }
+    positions = (prefix.length + rows.mask.long().cumsum(dim=1) - 1).clamp_min(0)
+    places = torch.cat([prefix_places(prefix, count, base), positions], dim=1)
+    seen = torch.cat([ahead, rows.mask], dim=1)
+    return causal_inputs(base, rows.tokens, seen, places)
+
+
+def prefix_places(prefix: SharedPrefix, count: int, base: Base) -> Tensor:
+    """(count, P) positions of the prefix, the same in every row."""
+    return torch.arange(prefix.length, device=base.device).expand(count, -1)
+
+
+def causal_inputs(base: Base, tokens: Tensor, seen: Tensor, places: Tensor) -> dict[str, Any]:
+    """Keyword arguments for tokens whose keys are the last of K, the others being cached.
+
+    Args:
+        base: the base.
+        tokens: (B, T) token ids.
+        seen: (B, K) True at keys that are no padding.
+        places: (B, K) position of every key.
+    """
+    new = tokens.shape[1]
+    mask: Any = seen.long()
+    if sliding_window(base) is not None:
+        keys = seen.shape[1]
+        causal = seen.new_ones(new, keys).tril(keys - new)
+        mask = layer_masks(base, causal & seen[:, None, :], places[:, -new:], places)
+    return {"input_ids": tokens, "attention_mask": mask, "position_ids": places[:, -new:]}
+
+
+def sliding_window(base: Base) -> int | None:
+    """How many positions the layers with a sliding window see; None where no layer has one."""
+    config = base.model.config.get_text_config()
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if not isinstance(window, int) or (kinds is not None and "sliding_attention" not in kinds):
+        return None
+    return window
+
+
+def layer_masks(base: Base, allowed: Tensor, queries: Tensor, keys: Tensor) -> Any:
+    """Additive masks for every kind of layer the base has.
+
+    Left to itself, transformers measures a sliding window in places of the cache, where padding
+    between prefix and row counts, and drops it where a mask is given; here it is measured in
+    positions.
+
+    Args:
+        base: the base.
+        allowed: (B, T, K) True where attention is allowed but for the window.
+        queries: (B, T) positions of the queries.
+        keys: (B, K) positions of the keys.
+    """
+    full = additive_mask(allowed[:, None], base.dtype)
+    window = sliding_window(base)
+    if window is None:
+        return full
+    near = queries[:, :, None] - keys[:, None, :] < window
+    windowed = additive_mask((allowed & near)[:, None], base.dtype)
+    if getattr(base.model.config.get_text_config(), "layer_types", None) is None:
+        return windowed
+    return {"full_attention": full, "sliding_attention": windowed}
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where attention is allowed, the dtype's lowest number where not."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 def selected_logits(

@@ -8,8 +8,9 @@ of the step, whatever the pieces.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -177,12 +178,11 @@ class GradientLoop:
             weight_decay=settings.weight_decay,
         )
 
-    def step_cost(self) -> float:
-        """Mean token passes of one step over the first epoch."""
-        epoch = range(self.order.steps_per_epoch)
-        sizes = [self._positions(self.order.batch(step)) for step in epoch]
-        mean = sum(sizes) / len(sizes) + self.trainable.prefix_positions
-        return mean * (1 + self.trainable.backward_passes)
+    def costs(self) -> Iterator[int]:
+        """Token passes of step after step from the first, exactly as `run` books them; no end."""
+        for step in itertools.count():
+            positions = self._positions(self.order.batch(step)) + self.trainable.prefix_positions
+            yield positions * (1 + self.trainable.backward_passes)
 
     def run(self, steps: int) -> None:
         """Take this many steps.
@@ -271,7 +271,7 @@ def answer_loss(base: Base, prefix: SharedPrefix, examples: Sequence[Example]) -
         place += range(begin, begin + len(example.answer))
         targets += example.answer
     select = (torch.tensor(index, device=base.device), torch.tensor(place, device=base.device))
-    logits = selected_logits(base, prefix, row_inputs(prefix, rows), select)
+    logits = selected_logits(base, prefix, row_inputs(base, prefix, rows), select)
     return summed_cross_entropy(logits, torch.tensor(targets, device=base.device))
 
 
@@ -281,7 +281,7 @@ def mean_answer_loss(
     """Mean of -log p over all answer tokens, without gradients; books its forward work."""
     lengths = [len(example.inputs) for example in examples]
     total, count = 0.0, 0
-    for batch in group_by_length(lengths, most_positions=4096, most_rows=64):
+    for batch in _judged_batches(lengths):
         chosen = [examples[index] for index in batch]
         answers = sum(len(example.answer) for example in chosen)
         ledger.charge(forward=len(batch) * lengths[batch[0]], head=answers)
@@ -289,3 +289,13 @@ def mean_answer_loss(
             total += float(answer_loss(base, prefix, chosen))
         count += answers
     return total / count
+
+
+def judged_positions(examples: Sequence[Example]) -> int:
+    """Positions that `mean_answer_loss` computes for these rows, padding included."""
+    lengths = [len(example.inputs) for example in examples]
+    return sum(len(batch) * lengths[batch[0]] for batch in _judged_batches(lengths))
+
+
+def _judged_batches(lengths: Sequence[int]) -> list[list[int]]:
+    return group_by_length(lengths, most_positions=4096, most_rows=64)

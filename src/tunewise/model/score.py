@@ -15,7 +15,9 @@ from tunewise.model.base import Base
 from tunewise.model.forward import (
     PaddedRows,
     group_by_length,
+    layer_masks,
     pad_rows,
+    prefix_places,
     row_inputs,
     selected_logits,
 )
@@ -47,11 +49,9 @@ def label_log_probabilities(
         (rows, labels) float32 on the CPU.
     """
     trie = build_trie(labels)
-    # A leaf predicts nothing further, so only the inner nodes are computed.
-    inner = [node for node in range(1, len(trie.token)) if trie.children[node]]
+    inner = _inner_nodes(trie)
     scores = torch.empty(len(rows), len(labels))
-    lengths = [len(row) + len(inner) for row in rows]
-    for batch in group_by_length(lengths, most_positions=MOST_POSITIONS, most_rows=MOST_ROWS):
+    for batch in _batches([len(row) + len(inner) for row in rows]):
         padded = pad_rows([rows[index] for index in batch], base.device, left=False)
         if ledger is not None:
             count = len(batch)
@@ -61,12 +61,30 @@ def label_log_probabilities(
     return scores
 
 
+def scoring_positions(rows: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> int:
+    """Positions that `label_log_probabilities` computes for these rows, padding included."""
+    inner = _inner_nodes(build_trie(labels))
+    lengths = [len(row) + len(inner) for row in rows]
+    return sum(len(batch) * lengths[batch[0]] for batch in _batches(lengths))
+
+
+def _inner_nodes(trie: Trie) -> list[int]:
+    # A leaf predicts nothing further, so it need not be computed.
+    return [node for node in range(1, len(trie.token)) if trie.children[node]]
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    return group_by_length(lengths, most_positions=MOST_POSITIONS, most_rows=MOST_ROWS)
+
+
 def _score_batch(
     base: Base, prefix: SharedPrefix, rows: PaddedRows, trie: Trie, inner: list[int]
 ) -> Tensor:
     count = rows.tokens.shape[0]
     ends = rows.mask.long().sum(dim=1) - 1
-    inputs = _with_nodes(base, prefix, rows, trie, inner) if inner else row_inputs(prefix, rows)
+    inputs = (
+        _with_nodes(base, prefix, rows, trie, inner) if inner else row_inputs(base, prefix, rows)
+    )
     longest = rows.tokens.shape[1]
     # One column of positions per predicting node: the row's end stands for the root.
     columns = [ends] + [torch.full_like(ends, longest + offset) for offset in range(len(inner))]
@@ -105,14 +123,10 @@ def _with_nodes(
     allowed[:, longest:, row_part] = rows.mask[:, None, :]
     allowed[:, longest:, prefix.length + longest :] = ancestor.to(base.device)
     positions = torch.arange(longest, device=base.device)[None].expand(count, -1)
+    positions = prefix.length + torch.cat([positions, lengths + depth - 1], dim=1)
+    places = torch.cat([prefix_places(prefix, count, base), positions], dim=1)
     return {
         "input_ids": torch.cat([rows.tokens, nodes.expand(count, -1)], dim=1),
-        "attention_mask": additive_mask(allowed[:, None], base.dtype),
-        "position_ids": prefix.length + torch.cat([positions, lengths + depth - 1], dim=1),
+        "attention_mask": layer_masks(base, allowed, positions, places),
+        "position_ids": positions,
     }
-
-
-def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where attention is allowed, the dtype's lowest number where not."""
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return mask.masked_fill(~allowed, torch.finfo(dtype).min)

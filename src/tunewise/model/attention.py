@@ -1,0 +1,90 @@
+"""Attention by plain products, for the short rows that fitting and measuring consist of.
+
+PyTorch's fused kernel for CPUs is made for long sequences; its backward takes a third of a training
+step on rows of some thirty tokens. Here query heads that share a key/value head are stacked into
+one product, so keys and values are never repeated (grouped-query attention, Ainslie et al. 2023).
+Long rows go to the fused kernel, which needs no T x S matrix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunewise.errors import ConfigError
+
+NAME = "tunewise"
+# Entries of the B x H x T x S score matrix from which the fused kernel takes over (128 MB float32).
+MOST_SCORES = 32_000_000
+
+
+def register() -> str:
+    """Make this attention known to transformers; returns the name to load models with."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+    AttentionInterface.register(NAME, attention_forward)
+    # The same additive mask as transformers' own plain attention.
+    AttentionMaskInterface.register(NAME, eager_mask)
+    return NAME
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer.
+
+    Args:
+        module: the layer; not looked at.
+        query: (B, H, T, head width).
+        key: (B, K, S, head width), K key/value heads; K divides H.
+        value: (B, K, S, head width).
+        attention_mask: (B or 1, 1, T, S) added to the scores; None where all is allowed that is
+            not later.
+        scaling: of the scores; None for 1 / sqrt(head width).
+        softcap: limit of the scores by tanh (Gemma 2), or None.
+        others: further settings of the architecture.
+
+    Returns:
+        (B, T, H, head width), and no weights.
+
+    Raises:
+        ConfigError: the architecture has attention sinks, which are not supported.
+    """
+    if others.get("s_aux") is not None:
+        raise ConfigError("models with attention sinks are not supported")
+    rows, heads, tokens, width = query.shape
+    groups, length = key.shape[1], key.shape[2]
+    scale = width**-0.5 if scaling is None else scaling
+    if attention_mask is None and tokens > 1:
+        attention_mask = _causal(tokens, length, query)
+    if softcap is None and rows * heads * tokens * length > MOST_SCORES:
+        fused = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=True
+        )
+        return fused.transpose(1, 2), None
+    stacked = query.reshape(rows, groups, -1, width)
+    scores = (stacked @ key.transpose(2, 3)).view(rows, groups, -1, tokens, length) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if attention_mask is not None:
+        scores = scores + attention_mask[:, :, None, :, :length]
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    mixed = weights.view(rows, groups, -1, length) @ value
+    return mixed.view(rows, heads, tokens, -1).transpose(1, 2), None
+
+
+def _causal(tokens: int, length: int, like: Tensor) -> Tensor:
+    allowed = torch.ones(tokens, length, dtype=torch.bool, device=like.device)
+    allowed = allowed.tril(length - tokens)
+    mask = torch.zeros(1, 1, tokens, length, dtype=like.dtype, device=like.device)
+    return mask.masked_fill(~allowed, torch.finfo(like.dtype).min)
