@@ -15,7 +15,7 @@ DEFAULT_BASE = "smollm2-135m"
 # Token passes per fit. The default grows with the rows' length, so that a fit can take about
 # `_DEFAULT_STEPS` steps of 16 rows, and is stated with every run.
 BUDGET_NAMES = {"small": 0.4, "default": 1.0, "large": 4.0}
-_LEAST_DEFAULT = 120_000
+_LEAST_DEFAULT = 100_000
 _MOST_DEFAULT = 1_000_000
 _DEFAULT_STEPS = 64
 
