@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch.nn import functional
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
+from tunewise.methods._registry import find_method
 from tunewise.model.base import Base
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
@@ -153,3 +156,56 @@ def plain_answer_loss(
     return functional.cross_entropy(
         logits[begin : begin + len(answer)], torch.tensor(answer), reduction="sum"
     )
+
+
+def fit(
+    base: Base,
+    name: str,
+    view: FitView,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    start: Adaptation | None = None,
+    folder: Path | None = None,
+    context: FitContext | None = None,
+    **settings: Any,
+) -> Adaptation:
+    """Run one method by its name.
+
+    Args:
+        base: the base.
+        name: the method's.
+        view: the rows.
+        seed, limit, start: see `context_of`.
+        folder: the checkpoint's.
+        context: a context of one's own in place of all that.
+        settings: the method's.
+    """
+    method = find_method(name)
+    if context is None:
+        context = context_of(
+            base, view, seed=seed, limit=limit, start=start, checkpoint_folder=folder
+        )
+    return method.fit(context, method.Settings(**settings))
+
+
+def first_layer(base: Base) -> Any:
+    """The first transformer layer."""
+    body = getattr(base.model, base.model.base_model_prefix)
+    return (body.layers if hasattr(body, "layers") else body.h)[0]
+
+
+@contextmanager
+def counted_positions(base: Base) -> Iterator[dict[str, int]]:
+    """Positions that really go through the first layer, with and without gradients enabled."""
+    counts = {"graded": 0, "plain": 0}
+
+    def count(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        counts["graded" if torch.is_grad_enabled() else "plain"] += hidden.shape[:2].numel()
+
+    handle = first_layer(base).register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield counts
+    finally:
+        handle.remove()
