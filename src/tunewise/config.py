@@ -41,13 +41,15 @@ class RunConfig(BaseModel):
 
     def identity(self, data_hash: str, base_fingerprint: str, dtype: str) -> str:
         """Hash of everything that decides the results."""
-        content = {
-            **self.model_dump(mode="json", exclude={"base", "dtype", "source"}),
-            "data": data_hash,
-            "base": base_fingerprint,
-            "dtype": dtype,
-        }
-        text = json.dumps(content, sort_keys=True)
+        return self._hash(data=data_hash, base=base_fingerprint, dtype=dtype)
+
+    def plan(self, data_hash: str) -> str:
+        """Hash of the part of the identity that is known before the base is loaded."""
+        return self._hash(data=data_hash)
+
+    def _hash(self, **besides: str) -> str:
+        asked = self.model_dump(mode="json", exclude={"base", "dtype", "source"})
+        text = json.dumps({**asked, **besides}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -81,5 +83,6 @@ def parse_budget(text: str, *, mean_row_tokens: float, batch_size: int = 16) -> 
             found=f"--budget {text}",
             expected="token passes per fit such as 120000, 120k or 1.5m, "
             f"or one of {', '.join(BUDGET_NAMES)}",
+            fix="--budget default",
         )
     return int(passes)

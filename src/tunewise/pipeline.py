@@ -1,6 +1,6 @@
 """The whole story on one page, top to bottom.
 
-    load the task -> lock the test rows -> load the base -> claim the run's folder
+    load the task -> lock the test rows -> look at the run's folder -> load the base -> claim it
     -> for each method and seed: fit, store, check that the base is unchanged
     -> open the test rows, once -> measure every stored adaptation
     -> compare on paired rows -> recommend -> report
@@ -10,10 +10,10 @@ Every step leaves its result in the run's folder; the same command goes on from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -27,56 +27,74 @@ from tunewise.compare.contract import (
     RunContext,
 )
 from tunewise.compare.report import write_reports
-from tunewise.compare.run_folder import claim
+from tunewise.compare.run_folder import check_out, claim, release
 from tunewise.compare.table import build_comparison, gather_details
 from tunewise.config import RunConfig, parse_budget
-from tunewise.errors import BudgetTooSmallError, ConfigError, DataError
+from tunewise.errors import BudgetTooSmallError, ConfigError, DataError, InputError, RunError
 from tunewise.measure.files import read_json, read_record, write_json, write_record
 from tunewise.measure.records import FitRecord, SkippedMethod
-from tunewise.methods._contract import Method
+from tunewise.methods._contract import Method, parse_settings
 from tunewise.methods._registry import discover_methods, find_method
 from tunewise.model.base import default_threads, processor_name
 from tunewise.model.ledger import UNIT
-from tunewise.steps import Ground, Reporter, check_method, fit, fit_facts, measure, prepare
-from tunewise.task.task import LoadedTask
+from tunewise.steps import Ground, Reporter, check_method, fit, fit_facts, measure, stand_on
+from tunewise.task.task import LoadedTask, load_task
 from tunewise.task.types import Row
+
+Job: TypeAlias = tuple[Method, int]
 
 
 def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> Comparison:
-    """Run everything and write the reports to `out`."""
+    """Run everything and write the reports to `out`.
+
+    Args:
+        config: what to run.
+        out: folder of the run: new, empty, or of the same run, which then goes on.
+        command: the command line as typed.
+        reporter: is told how far the run is.
+
+    Raises:
+        InputError: the run cannot be made; a folder that was new is not left behind.
+        RunError: it could not finish; the same command goes on from there.
+    """
     known = discover_methods()
     chosen = [find_method(name, known) for name in config.methods] or list(known.values())
-    # Names and values of settings are refused before anything slow begins.
+    # All that can be refused is refused before anything slow begins.
+    for name in config.settings:
+        find_method(name, known)
     settings = {
-        method.name: method.Settings(**config.settings.get(method.name, {})) for method in chosen
+        each.name: parse_settings(each, config.settings.get(each.name, {})) for each in chosen
     }
-    ground = prepare(config.source, config.options, config.base, config.dtype)
-    task, base = ground.task, ground.base
+    parse_budget(config.budget, mean_row_tokens=1.0)
+    task = load_task(config.source, config.options)
+    plan = config.plan(task.data_hash)
+    check_out(out, plan)
+    jobs, skipped = _jobs(chosen, task, config.seeds)
+    ground = stand_on(task, config.base, config.dtype)
+    base = ground.base
     budget = parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens)
     identity = config.identity(task.data_hash, base.fingerprint, base.dtype_name)
-    if claim(out, identity, command):
+    there = out.exists()
+    resumed = claim(out, identity, command, plan)
+    if resumed:
         reporter.say(f"going on with the run in {out}")
-    write_json(out / "data_check.json", ground.check.as_dict())
-    started = _started(out)
-    jobs, skipped = _jobs(chosen, task, config.seeds)
-    for number, (method, seed) in enumerate(jobs, start=1):
-        reporter.begin(f"fitting {method.name}, seed {seed}", number, len(jobs))
-        try:
-            _fit_and_store(ground, method, settings[method.name], seed, budget, out, reporter)
-        except BudgetTooSmallError as error:
-            skipped.append(
-                SkippedMethod(method.name, f"{error.what}; {error.found}; {error.expected}")
-            )
-    if len({one.method for one in skipped}) == len(chosen):
-        reasons = "; ".join(f"{one.method}: {one.reason}" for one in skipped)
-        raise BudgetTooSmallError("no method could be fitted", found=reasons, fix="raise --budget")
-    left_out = {one.method for one in skipped}
-    jobs = [job for job in jobs if job[0].name not in left_out]
+    try:
+        write_json(out / "data_check.json", ground.check.as_dict())
+        started = _started(out)
+        jobs, too_dear = _fit_all(ground, jobs, settings, budget, out, reporter)
+    except InputError:
+        if not resumed:
+            release(out, keep=there)
+        raise
+    skipped += too_dear
     rows = task.test.open()
     records = []
     for number, (method, seed) in enumerate(jobs, start=1):
-        reporter.begin(f"measuring {method.name}, seed {seed}", number, len(jobs))
-        records.append(_measure_and_store(ground, method, seed, rows, out))
+        record = read_record(_record_path(method, seed, out))
+        if record is None:
+            reporter.begin(f"measuring {method.name}, seed {seed}", number, len(jobs))
+            record = _measure_and_store(ground, method, seed, rows, out)
+        records.append(record)
     context = _run_context(config, ground, budget, command, started)
     comparison = build_comparison(
         task.spec, records, skipped, context, {row.id: row for row in rows}
@@ -86,11 +104,47 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
     return comparison
 
 
+def _fit_all(
+    ground: Ground,
+    jobs: Sequence[Job],
+    settings: Mapping[str, Any],
+    budget: int,
+    out: Path,
+    reporter: Reporter,
+) -> tuple[list[Job], list[SkippedMethod]]:
+    """Fit what is not fitted yet; returns what is fitted, and the methods that cost too much."""
+    too_dear: dict[str, SkippedMethod] = {}
+    for number, (method, seed) in enumerate(jobs, start=1):
+        if method.name in too_dear:
+            continue
+        if _is_fitted(method, seed, out):
+            continue
+        reporter.begin(f"fitting {method.name}, seed {seed}", number, len(jobs))
+        try:
+            _fit_and_store(ground, method, settings[method.name], seed, budget, out, reporter)
+        except BudgetTooSmallError as error:
+            reason = f"{error.what}; {error.found}; {error.expected}"
+            too_dear[method.name] = SkippedMethod(method.name, reason)
+    done = [job for job in jobs if job[0].name not in too_dear]
+    if not done:
+        raise BudgetTooSmallError(
+            "the budget does not pay for any of the methods",
+            found="\n    ".join(f"{one.method}: {one.reason}" for one in too_dear.values()),
+            expected="a budget that pays for one step of one method",
+            fix="raise --budget",
+        )
+    return done, list(too_dear.values())
+
+
 def _jobs(
     methods: Sequence[Method], task: LoadedTask, seeds: Sequence[int]
-) -> tuple[list[tuple[Method, int]], list[SkippedMethod]]:
-    """Fits to be run, cheap methods first, and methods that cannot run here."""
-    jobs: list[tuple[Method, int]] = []
+) -> tuple[list[Job], list[SkippedMethod]]:
+    """Fits to be run, cheap methods first, and methods that cannot run here.
+
+    Raises:
+        ConfigError: none can.
+    """
+    jobs: list[Job] = []
     skipped = []
     for method in sorted(methods, key=lambda each: (each.needs.gradients, each.needs.base)):
         try:
@@ -100,12 +154,25 @@ def _jobs(
             skipped.append(SkippedMethod(method.name, reason))
             continue
         jobs += [(method, seed) for seed in (seeds if method.needs.seeds else seeds[:1])]
+    if not jobs:
+        raise ConfigError(
+            "none of the methods can do this task",
+            found="\n    ".join(f"{one.method}: {one.reason}" for one in skipped),
+            expected="at least one that can",
+            fix="name others in --methods, or leave it out to run all that can",
+        )
     return jobs, skipped
 
 
 def _names(method: Method, seed: int) -> tuple[str, str]:
     folder = f"{method.name}-seed{seed}"
     return f"adaptations/{folder}", f"fits/{folder}.json"
+
+
+def _is_fitted(method: Method, seed: int, out: Path) -> bool:
+    folder, facts = _names(method, seed)
+    # The facts are written last.
+    return read_json(out / facts) is not None and (out / folder).exists()
 
 
 def _fit_and_store(
@@ -118,8 +185,6 @@ def _fit_and_store(
     reporter: Reporter,
 ) -> None:
     folder, facts = _names(method, seed)
-    if (out / facts).exists() and (out / folder).exists():
-        return
     checkpoint = out / "checkpoints" / f"{method.name}-seed{seed}"
     fitted = fit(
         ground,
@@ -138,14 +203,12 @@ def _measure_and_store(
     ground: Ground, method: Method, seed: int, rows: Sequence[Row], out: Path
 ) -> FitRecord:
     folder, facts_name = _names(method, seed)
-    path = out / "records" / f"{method.name}-seed{seed}.json"
-    record = read_record(path)
-    if record is not None:
-        return record
     adaptation = load(out / folder, base_fingerprint=ground.base.fingerprint)
     test = measure(ground.base, adaptation, rows)
     validation = measure(ground.base, adaptation, ground.task.fit_view.validation)
-    facts = read_json(out / facts_name) or {}
+    facts = read_json(out / facts_name)
+    if facts is None:
+        raise RunError("the facts of a fit are gone", found=str(out / facts_name), fix="run again")
     record = FitRecord(
         method=method.name,
         seed=seed,
@@ -166,8 +229,12 @@ def _measure_and_store(
         milliseconds_per_row=test.milliseconds_per_row,
         curve=tuple(facts["curve"]),
     )
-    write_record(path, record)
+    write_record(_record_path(method, seed, out), record)
     return record
+
+
+def _record_path(method: Method, seed: int, out: Path) -> Path:
+    return out / "records" / f"{method.name}-seed{seed}.json"
 
 
 def _started(out: Path) -> str:

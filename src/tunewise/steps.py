@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,19 +69,28 @@ class Fitted:
 
 def prepare(source: str, options: TaskOptions, base_name: str, dtype: str) -> Ground:
     """Load task and base, and check the rows against the base's tokenizer and context."""
-    task = load_task(source, options)
-    torch.set_num_threads(default_threads())
-    base = load_base(base_name, dtype=dtype)
-    return check_tokens(task, base)
+    return stand_on(load_task(source, options), base_name, dtype)
+
+
+def stand_on(task: LoadedTask, base_name: str, dtype: str) -> Ground:
+    """Load the base for a task that is loaded already; see `prepare`."""
+    return check_tokens(task, _load_base(base_name, dtype))
+
+
+def _load_base(name: str, dtype: str) -> Base:
+    # Whoever sets OMP_NUM_THREADS has told torch already.
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(default_threads())
+    return load_base(name, dtype=dtype)
 
 
 def check_tokens(task: LoadedTask, base: Base) -> Ground:
     """Add to the data check what the rows are in tokens of this base."""
     renderer = Renderer(base.tokenizer, task.spec, PromptText(task.spec.instruction))
     rows = (*task.fit_view.train, *task.fit_view.validation)
-    # Lengths only: the look at the test rows is the data check's, not a method's.
-    test = replace(task.test, times_opened=0).open()
-    check = with_tokens(task.check, renderer, task.fit_view, test, base.context_length)
+    check = task.test.checked(
+        lambda test: with_tokens(task.check, renderer, task.fit_view, test, base.context_length)
+    )
     tokens = [
         len(renderer.row_tokens(r.input)) + len(renderer.answer_tokens(r.output)) for r in rows
     ]
@@ -131,7 +141,8 @@ def fit(
     began = time.perf_counter()
     with PeakMemory() as memory:
         adaptation = method.fit(context, settings)
-    seconds = time.perf_counter() - began
+    # The log of a fit that was interrupted also holds the steps of the process before.
+    seconds = max(time.perf_counter() - began, sum(log.step_seconds))
     if weights_checksum(base) != before:
         raise RunError(f"the method {method.name} changed the base model", fix="mend the method")
     return Fitted(adaptation, log, seconds, memory.peak_bytes)
@@ -150,12 +161,14 @@ def check_method(method: Method, view: FitView) -> None:
             f"{method.name} does not do this kind of task",
             found=str(kind),
             expected=", ".join(sorted(method.needs.kinds)),
+            fix="choose another method (`tunewise methods`), or another --kind",
         )
     if len(view.train) < method.needs.minimum_rows:
         raise DataError(
             f"{method.name} needs more training rows",
             found=f"{len(view.train)}",
             expected=f"at least {method.needs.minimum_rows}",
+            fix="add rows, or choose another method",
         )
 
 
@@ -218,9 +231,8 @@ def base_for(adaptation: Adaptation, name: str | None, dtype: str) -> Base | Non
     """The base that a stored adaptation needs; None where it needs none."""
     if not needs_base(adaptation):
         return None
-    torch.set_num_threads(default_threads())
     made = adaptation.provenance
-    return load_base(name or made.base_name, dtype=made.dtype if dtype == "auto" else dtype)
+    return _load_base(name or made.base_name, made.dtype if dtype == "auto" else dtype)
 
 
 def score_summary(measured: Measured, spec: TaskSpec) -> dict[str, Any]:

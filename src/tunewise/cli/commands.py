@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,11 +17,15 @@ from tunewise.cli.options import (
     data_options,
     dtype_option,
     json_option,
+    parse_methods,
     parse_seeds,
     read_options,
     split_data_options,
 )
 from tunewise.config import DEFAULT_BASE, RunConfig
+
+if TYPE_CHECKING:
+    from tunewise.adaptation.readout import Answer
 
 
 def typed_command() -> str:
@@ -55,14 +60,14 @@ def compare_command(data: str | None, out: Path | None, as_json: bool, **values:
         options=options,
         base=rest["base"] or DEFAULT_BASE,
         dtype=rest["dtype"],
-        methods=tuple(name.strip() for name in (rest["methods"] or "").split(",") if name.strip()),
+        methods=parse_methods(rest["methods"]),
         seeds=parse_seeds(rest["seeds"]),
         budget=rest["budget"] or "default",
     )
     from tunewise.cli.show import bars, show_comparison
     from tunewise.pipeline import compare
 
-    folder = Path("runs") / (options.name or Path(source).stem) if out is None else out
+    folder = Path("runs") / (options.name or Path(source).stem or "task") if out is None else out
     with bars() as reporter:
         comparison = compare(config, folder, typed_command(), reporter)
     if as_json:
@@ -88,7 +93,7 @@ def predict_command(
     """Answer TEXTS with a stored ADAPTATION; "-" reads one text a line from standard input."""
     from tunewise.adaptation.predict import predictor_for
     from tunewise.adaptation.store import load
-    from tunewise.errors import ConfigError
+    from tunewise.errors import ConfigError, DataError
     from tunewise.steps import base_for
     from tunewise.task.task import rows_from
 
@@ -103,20 +108,39 @@ def predict_command(
         inputs += [row.input for row in rows]
     inputs = [text for text in inputs if text.strip()]
     if not inputs:
-        raise ConfigError("there is nothing to answer", expected='a text, "-" or --file DATA')
+        raise ConfigError(
+            "there is nothing to answer",
+            found="no text, or only empty ones",
+            expected='a text, "-" or --file DATA',
+            fix='tunewise predict ADAPTATION "some text"',
+        )
     base = base_for(loaded, rest["base"], rest["dtype"])
     with predictor_for(base, loaded) as predictor:
         answers = predictor.answers(inputs)
-    for text, answer in zip(inputs, answers, strict=True):
-        if as_json:
-            content = {"input": text, "answer": answer.text, "probability": answer.probability}
-            if answer.failure:
-                content["failure"] = answer.failure
-            click.echo(json.dumps(content, ensure_ascii=False))
-        elif answer.text is None:
+    if all(answer.text is None for answer in answers):
+        raise DataError(
+            "no text could be answered",
+            found="; ".join(sorted({answer.failure for answer in answers})),
+            expected="texts that fit into the model's context",
+            fix="shorten them",
+        )
+    if as_json:
+        click.echo(json.dumps(_answers(inputs, answers), ensure_ascii=False))
+        return
+    for answer in answers:
+        if answer.text is None:
             click.echo(f"no answer: {answer.failure}", err=True)
-        else:
-            click.echo(answer.text)
+        # A line for every text, so that lines of input and output stay side by side.
+        click.echo("" if answer.text is None else answer.text)
+
+
+def _answers(inputs: Sequence[str], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """One object per text: input, answer, probability, and failure where there is no answer."""
+    found = []
+    for text, answer in zip(inputs, answers, strict=True):
+        content = {"input": text, "answer": answer.text, "probability": answer.probability}
+        found.append({**content, "failure": answer.failure} if answer.failure else content)
+    return found
 
 
 @click.command("measure")

@@ -84,6 +84,9 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     source, options = read_options(rest["data"], flags)
     out: Path = rest["out"]
     check_fresh(out)
+    parse_budget(rest["budget"] or "default", mean_row_tokens=1.0)
+    if rest["start"] is not None:
+        load(rest["start"])  # before the slow work; against the base below
     ground = prepare(source, options, rest["base"] or DEFAULT_BASE, rest["dtype"])
     start = None
     if rest["start"] is not None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from tunewise.cli.options import flag_name, json_option
+
+if TYPE_CHECKING:
+    from tunewise.methods._contract import Method
 
 
 @click.command("methods")
@@ -39,16 +43,18 @@ def methods_command(as_json: bool) -> None:
         ]
         click.echo(json.dumps(content))
         return
-    rows = [
-        [
-            method.name,
-            " + ".join(method.produces),
-            method.summary,
-            " ".join(flag_name(name) for name in list(method.Settings.model_fields)[-4:]),
-        ]
-        for method in found.values()
-    ]
-    show_table(["method", "produces", "what it is", "some settings"], rows)
+    rows = [[method.name, method.summary] for method in found.values()]
+    below = [_method_lines(method) for method in found.values()]
+    show_table(["method", "what it is"], rows, below)
+
+
+def _method_lines(method: Method) -> list[str]:
+    """What a method produces, and its flags; its own before those it shares with others."""
+    own = [name for name in method.Settings.model_fields if name in method.Settings.__annotations__]
+    shared = [name for name in method.Settings.model_fields if name not in own]
+    flags = " ".join(flag_name(name) for name in (*own, *shared))
+    lines = [f"produces {' + '.join(method.produces)}"]
+    return [*lines, f"flags {flags}"] if flags else lines
 
 
 @click.command("models")
@@ -74,8 +80,8 @@ def models_command(fetch: str | None, as_json: bool) -> None:
             "" if model.bytes is None else f"{model.bytes / 1e6:,.0f} MB",
             (model.fingerprint or "")[:12],
             model.licence,
-            model.path if model.cached else model.source,
         ]
         for model in models
     ]
-    show_table(["model", "state", "size", "fingerprint", "licence", "path or source"], rows)
+    below = [[model.path if model.cached else model.source] for model in models]
+    show_table(["model", "state", "size", "fingerprint", "licence"], rows, below)

@@ -123,8 +123,30 @@ def _read_schema(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            "the schema file cannot be read", found=f"{path}: {error}", expected="a JSON file"
+            "the schema file cannot be read",
+            found=f"{path}: {error}",
+            expected="a JSON file with the schema of one answer",
+            fix="check --schema",
         ) from error
+
+
+def parse_methods(text: str | None) -> tuple[str, ...]:
+    """Names of methods from "lora,few_shot", each once; none where nothing was given.
+
+    Raises:
+        ConfigError: something was given and no name is in it.
+    """
+    if text is None:
+        return ()
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(
+            "no method is named",
+            found=f"--methods {text!r}",
+            expected="names such as lora,few_shot",
+            fix="see `tunewise methods`, or leave --methods out to run all",
+        )
+    return names
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -142,9 +164,15 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         raise ConfigError(
             "the seeds cannot be read",
             found=f"--seeds {text}",
-            expected="a number of seeds such as 3, or seeds such as 0,5,7 (0, for just seed 0)",
+            expected="a number of seeds such as 3, or seeds such as 0,5,7",
+            fix="--seeds 3, or --seeds 0, (with the comma) for just seed 0",
         )
     seeds = tuple(range(numbers[0])) if counted else numbers
     if len(set(seeds)) != len(seeds):
-        raise ConfigError("a seed stands twice", found=f"--seeds {text}")
+        raise ConfigError(
+            "a seed stands twice",
+            found=f"--seeds {text}",
+            expected="seeds that differ",
+            fix=f"--seeds {','.join(map(str, dict.fromkeys(seeds)))}",
+        )
     return seeds

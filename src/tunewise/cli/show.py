@@ -16,14 +16,18 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
+
+from tunewise.cli.layout import choose_columns, hang, lines_of
 
 if TYPE_CHECKING:
     from tunewise.compare.contract import Comparison
 
 ERR = Console(stderr=True)
-OUT = Console(soft_wrap=False)
+OUT = Console()
+# Columns of the comparison that give way on a narrow terminal, the first to go first.
+_GIVE_WAY = ("fit seconds", "parts", "validation", "failed", "size", "ms/row")
+_WORDS = frozenset({"", "method", "parts"})
 
 
 class _Rate(ProgressColumn):
@@ -44,7 +48,7 @@ class Bars:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self._progress.console.print(text, style="dim", highlight=False)
+        self._progress.console.print(Text(text), style="dim", soft_wrap=True)
 
     def begin(self, text: str, number: int, of: int) -> None:
         """A piece of long work begins."""
@@ -69,7 +73,7 @@ class Bars:
 def bars() -> Iterator[Bars]:
     """Progress bars on the error stream while the context lasts."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.percentage:>3.0f}%"),
         _Rate(),
@@ -89,32 +93,38 @@ def show_comparison(comparison: Comparison) -> None:
     context = comparison.context
     sizes = ", ".join(f"{count} {name}" for name, count in context.data.rows.items())
     seeds = len(context.seeds)
-    table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left")
-    for title in headers:
-        numeric = title not in {"", "method", "parts"}
-        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row), style="bold" if row[0] == "*" else "")
     OUT.print()
-    OUT.print(
+    _line(
         f"{comparison.task.name}: {comparison.task.metric}, rows {sizes}; {context.base.name} in "
         f"{context.base.dtype}; {context.budget.per_method:,} token passes per fit; "
-        f"{seeds} seed{'s' if seeds > 1 else ''}",
-        highlight=False,
+        f"{seeds} seed{'s' if seeds > 1 else ''}"
     )
-    OUT.print(table)
+    OUT.print()
+    failed = headers.index("failed")
+    if all(row[failed] == "0" for row in rows):
+        headers, rows = (
+            [title for title in headers if title != "failed"],
+            [[*row[:failed], *row[failed + 1 :]] for row in rows],
+        )
+    headers, rows = choose_columns(headers, rows, OUT.width, _GIVE_WAY)
+    first, *others = lines_of(headers, rows, left=_WORDS)
+    _raw(first, "bold")
+    for line, row in zip(others, rows, strict=True):
+        _raw(line, "bold" if row[0] == "*" else "")
+    if any(row[0] for row in rows):
+        _line("*: recommended; =: cannot be told from the best", style="dim")
     for skipped in comparison.skipped:
-        OUT.print(Text(f"{skipped.method} left out: {skipped.reason}", style="dim"))
+        _line(f"{skipped.method} left out: {skipped.reason}", style="dim", indent=2)
     advice = comparison.recommendation
     OUT.print()
-    OUT.print(Text(advice.headline, style="bold"))
+    _line(advice.headline, style="bold")
     for title, sentences in (
         ("why", advice.reasons),
         ("mind", advice.warnings),
         ("would change", advice.would_change),
     ):
         for sentence in sentences:
-            OUT.print(Text(f"  {title}: {sentence}"))
+            _line(f"  {title}: {sentence}", indent=4 + len(title))
 
 
 def show_mapping(content: Mapping[str, Any], indent: int = 0) -> None:
@@ -122,24 +132,43 @@ def show_mapping(content: Mapping[str, Any], indent: int = 0) -> None:
     for name, value in content.items():
         label = " " * indent + str(name).replace("_", " ")
         if isinstance(value, Mapping):
-            OUT.print(Text(label))
-            show_mapping(value, indent + 2)
+            if value:
+                _line(label)
+                show_mapping(value, indent + 2)
         elif isinstance(value, (list, tuple)) and value:
-            OUT.print(Text(label))
+            _line(label)
             for item in value:
                 if isinstance(item, Mapping):
                     show_mapping(item, indent + 2)
                 else:
-                    OUT.print(Text(" " * (indent + 2) + str(item)))
+                    _line(" " * (indent + 2) + str(item), indent=indent + 4)
         elif value not in (None, "", [], ()):
-            OUT.print(Text(f"{label}: {value}"))
+            _line(f"{label}: {value}", indent=indent + 4)
 
 
-def show_table(headers: list[str], rows: list[list[str]]) -> None:
-    """A plain table."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in headers:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    OUT.print(table)
+def show_table(headers: list[str], rows: list[list[str]], below: list[list[str]]) -> None:
+    """A plain table.
+
+    Args:
+        headers: titles of the columns.
+        rows: cells.
+        below: for each row, further lines that stand below it, indented to the second column.
+    """
+    first, *others = lines_of(headers, rows, left=frozenset(headers))
+    indent = max(len(cell) for cell in [headers[0], *(row[0] for row in rows)]) + 2
+    _raw(first, "bold")
+    for line, more in zip(others, below, strict=True):
+        _line(line, indent=indent)
+        for each in more:
+            _line(" " * indent + each, indent=indent + 2, style="dim")
+
+
+def _raw(text: str, style: str = "") -> None:
+    """A line as it is, whatever the width."""
+    OUT.print(Text(text), style=style, soft_wrap=True)
+
+
+def _line(text: str, *, style: str = "", indent: int = 0) -> None:
+    """A sentence, wrapped at the terminal's width; what follows the first line is indented."""
+    for line in hang(text, OUT.width, indent):
+        _raw(line, style)

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from tunewise.errors import OutputFolderError
 from tunewise.measure.files import read_json, write_json
 
 _CLAIM = "run.json"
+# What a kill in the middle of the very first write leaves.
+_HALF_CLAIM = f".{_CLAIM}.new"
+_FITTED = "adaptations"
+# What stands in the folder of a run in which nothing is fitted yet.
+_BEGUN_FILES = (_CLAIM, "started.json", "data_check.json")
+_BEGUN_FOLDERS = ("checkpoints", "fits", _FITTED)
+_EXPECTED = "a new or empty folder, or that of the same run"
 
 
-def claim(folder: Path, identity: str, command: str) -> bool:
+def check_out(folder: Path, plan: str) -> None:
+    """Refuse a folder that this run cannot have, before any slow work. Nothing is touched.
+
+    Args:
+        folder: of the run.
+        plan: hash of what is known of the run so far.
+
+    Raises:
+        OutputFolderError: it is a file, or holds another run or something else.
+    """
+    held = _claim_in(folder)
+    if held is not None and held.get("plan", plan) != plan:
+        raise _another_run(folder, held)
+
+
+def claim(folder: Path, identity: str, command: str, plan: str = "") -> bool:
     """Take a folder for a run.
 
     Args:
         folder: new, empty, or of the same run.
         identity: hash of everything that decides the results.
         command: the command line, for the message to the next who comes.
+        plan: for `check_out` of the next who comes.
 
     Returns:
         True where an earlier, unfinished or finished, run of the same identity is there.
@@ -24,25 +48,57 @@ def claim(folder: Path, identity: str, command: str) -> bool:
     Raises:
         OutputFolderError: it holds another run, or something else; nothing is touched.
     """
+    held = _claim_in(folder)
+    if held is None:
+        write_json(folder / _CLAIM, {"identity": identity, "plan": plan, "command": command})
+        return False
+    if held.get("identity") != identity:
+        raise _another_run(folder, held)
+    return True
+
+
+def release(folder: Path, *, keep: bool) -> None:
+    """Give a claimed folder back as it was; one in which something is fitted stays.
+
+    Args:
+        folder: empty or absent before it was claimed.
+        keep: whether the folder itself was there before.
+    """
+    if any((folder / _FITTED).glob("*")):
+        return
+    for name in _BEGUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name in _BEGUN_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    if not keep and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _claim_in(folder: Path) -> dict[str, object] | None:
+    """The claim of a run that is there, or None in a folder that is free."""
     if folder.exists() and not folder.is_dir():
-        raise OutputFolderError("--out is a file", found=str(folder), expected="a folder")
+        raise OutputFolderError(
+            "--out is a file", found=str(folder), expected="a folder", fix="choose another --out"
+        )
     held = read_json(folder / _CLAIM)
     if held is not None:
-        if held.get("identity") == identity:
-            return True
-        raise OutputFolderError(
-            "the output folder holds another run",
-            found=f"{folder}: {held.get('command', 'an unknown command')}",
-            expected="a new or empty folder, or that of the same run",
-            fix="choose another --out, or remove the folder",
-        )
-    others = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        return held
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    others = sorted(names - {_HALF_CLAIM})
     if others:
         raise OutputFolderError(
             "the output folder is not empty",
             found=f"{folder}: {', '.join(others[:5])}",
-            expected="a new or empty folder, or that of the same run",
+            expected=_EXPECTED,
             fix="choose another --out",
         )
-    write_json(folder / _CLAIM, {"identity": identity, "command": command})
-    return False
+    return None
+
+
+def _another_run(folder: Path, held: dict[str, object]) -> OutputFolderError:
+    return OutputFolderError(
+        "the output folder holds another run",
+        found=f"{folder}: {held.get('command', 'an unknown command')}",
+        expected=_EXPECTED,
+        fix="choose another --out, or remove the folder",
+    )

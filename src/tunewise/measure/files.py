@@ -29,6 +29,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         raise StorageError(
             "a result cannot be written",
             found=f"{path}: {error.strerror or error}",
+            expected="a disk with room, and a folder that can be written",
             fix="free some space or choose another --out, then run again",
         ) from error
 
@@ -48,12 +49,15 @@ def write_record(path: Path, record: FitRecord) -> None:
 
 
 def read_record(path: Path) -> FitRecord | None:
-    """A stored measured fit, or None."""
+    """A stored measured fit, or None where there is none that can be read."""
     content = read_json(path)
     if content is None:
         return None
-    for name in ("test", "validation"):
-        content[name] = tuple(RowResult(**result) for result in content[name])
-    content["parts"] = tuple(content["parts"])
-    content["curve"] = tuple(content["curve"])
-    return FitRecord(**content)
+    try:
+        for name in ("test", "validation"):
+            content[name] = tuple(RowResult(**result) for result in content[name])
+        content["parts"] = tuple(content["parts"])
+        content["curve"] = tuple(content["curve"])
+        return FitRecord(**content)
+    except (KeyError, TypeError):
+        return None  # it is none of ours, or of another version: measured again

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Kind(StrEnum):
@@ -90,3 +92,11 @@ class LockedTest:
         """The rows; each call is counted."""
         self.times_opened += 1
         return self._rows
+
+    def checked(self, check: Callable[[tuple[Row, ...]], T]) -> T:
+        """What the data check finds in the rows, which themselves stay locked; not counted.
+
+        Args:
+            check: is handed the rows and tells lengths and faults, never the rows.
+        """
+        return check(self._rows)
