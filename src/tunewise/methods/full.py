@@ -43,13 +43,15 @@ class Full:
         renderer = starting_renderer(context)
         parts = context.starting_parts()
         others = tuple(part for part in parts if not isinstance(part, WeightsPart))
-        names = _trained_names(context.base, settings.last_layers)
-        # A start's own weights are attached first; the writable copies are made of them.
-        with attached(context.base, parts), writable_weights(context.base, names):
-            trainable = Weights(FrozenPrefix(context.base, renderer, others), names)
-            training = Training(context, renderer, trainable, settings.plan(LEARNING_RATES))
-            decoding, notes = training.run()
-            part = _with_start(trainable.part(), parts)
+        # A start's own weights are attached first; the writable copies are made of them. Its LoRA
+        # changes the names under which the base's parameters are found.
+        with attached(context.base, parts):
+            names = _trained_names(context.base, settings.last_layers)
+            with writable_weights(context.base, names):
+                trainable = Weights(FrozenPrefix(context.base, renderer, others), names)
+                training = Training(context, renderer, trainable, settings.plan(LEARNING_RATES))
+                decoding, notes = training.run()
+                part = _with_start(trainable.part(), parts)
         return context.finish(self.name, settings, (*others, part), decoding, **notes)
 
 

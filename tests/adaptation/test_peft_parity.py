@@ -1,0 +1,59 @@
+"""What the methods store is a PEFT checkpoint: PEFT's own model computes our logits from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tests.laws.fitting import ALL_ARCHITECTURES, base_of, fit, planted_view
+
+from tunewise.adaptation import store
+from tunewise.adaptation.predict import BasePredictor, predictor_for
+from tunewise.model.forward import pad_rows, row_inputs, selected_logits
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("soft_prompt", {"virtual_tokens": 5}),
+    ("soft_prompt", {"virtual_tokens": 3, "residual_width": 4}),
+    ("lora", {"rank": 2}),
+    ("lora", {"rank": 2, "alpha": 5.0, "dora": True}),
+    ("lora", {"rank": 4, "rslora": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_peft_computes_the_same_logits(
+    architecture: str, name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """peft#2043: a prompt that was saved and loaded again had no effect."""
+    base, view = base_of(architecture), planted_view()
+    # A start that a few steps improve, so that what is stored is no untouched start.
+    adaptation = fit(
+        base, name, view, steps=4, learning_rate=1e-2, batch_size=8, judgements=4, **settings
+    )
+    store.save(adaptation, tmp_path / "ada")
+    fresh = base_of(architecture).model
+    peft_model = PeftModel.from_pretrained(fresh, tmp_path / "ada").eval()
+    row = view.validation[0]
+    with predictor_for(base, store.load(tmp_path / "ada")) as predictor:
+        assert isinstance(predictor, BasePredictor)
+        readout, renderer = predictor.readout, predictor.readout.renderer
+        own = renderer.row_tokens(row.input) + renderer.answer_tokens(row.output)
+        padded = pad_rows([own], base.device, left=False)
+        with torch.no_grad():
+            ours = selected_logits(
+                base,
+                readout.prefix,
+                row_inputs(base, readout.prefix, padded),
+                padded.mask.nonzero(as_tuple=True),
+            )
+    ids = torch.tensor([renderer.shared_tokens + own])
+    with torch.no_grad():
+        theirs = peft_model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+        plain = base.model(input_ids=ids).logits[0]
+    torch.testing.assert_close(ours, theirs[-len(own) :], atol=1e-4, rtol=1e-4)
+    if adaptation.provenance.notes["best_step"] > 0 or name == "soft_prompt":
+        assert (ours - plain[-len(own) :]).abs().max() > 1e-3

@@ -1,0 +1,124 @@
+"""The ladder: every method begins where the adaptation it is given ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.laws.fitting import base_of, context_of, fit, planted_view
+
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.predict import BasePredictor, predictor_for
+from tunewise.adaptation.store import fingerprint_of
+from tunewise.errors import BudgetTooSmallError, ConfigError
+from tunewise.methods._registry import discover_methods
+from tunewise.model.base import Base
+
+VIEW = planted_view()
+INPUTS = [row.input for row in VIEW.validation]
+GRADIENT = [name for name, method in discover_methods().items() if method.needs.gradients]
+STARTS: dict[str, dict[str, Any]] = {
+    "zero_shot": {"instruction": "Another instruction."},
+    "few_shot": {"demonstrations": 2, "pick": "balanced", "draws": 1},
+    "soft_prompt": {"steps": 2, "virtual_tokens": 3, "learning_rate": 1e-2},
+    "prefix": {"steps": 2, "learning_rate": 1e-2},
+    "prefix before the text": {"steps": 2, "positions": 4, "learning_rate": 1e-2},
+    "lora": {"steps": 2, "rank": 2, "learning_rate": 1e-3},
+    "full": {"steps": 2, "learning_rate": 1e-4},
+}
+
+
+def start_of(base: Base, which: str) -> Adaptation:
+    return (
+        fit(base, which.split()[0], VIEW, batch_size=8, **STARTS[which])
+        if which in {"soft_prompt", "prefix", "prefix before the text", "lora", "full"}
+        else fit(base, which, VIEW, **STARTS[which])
+    )
+
+
+def scores(base: Base, adaptation: Adaptation) -> np.ndarray:
+    with predictor_for(base, adaptation) as predictor:
+        assert isinstance(predictor, BasePredictor)
+        return predictor.readout.label_scores(INPUTS)
+
+
+@pytest.mark.parametrize("which", STARTS)
+@pytest.mark.parametrize("name", GRADIENT)
+def test_step_0_is_the_start(name: str, which: str) -> None:
+    """A learning rate of nothing: what comes out answers as what went in.
+
+    Virtual tokens that are new move the positions of all that follows, so only a start that has
+    them already can be met exactly.
+    """
+    base = base_of()
+    start = start_of(base, which)
+    context = context_of(base, VIEW, start=start)
+    got = fit(base, name, VIEW, context=context, steps=1, learning_rate=1e-20, batch_size=4)
+    assert got.provenance.start == fingerprint_of(start)
+    kept = {part.kind for part in start.parts} - {"virtual_tokens", "kv_prefix"}
+    assert kept <= set(got.kinds)
+    if name == "soft_prompt" and which != "soft_prompt":
+        return
+    np.testing.assert_allclose(scores(base, got), scores(base, start), atol=2e-3, rtol=1e-4)
+
+
+def test_weights_on_top_of_a_lora_keep_the_base_s_own_names() -> None:
+    base = base_of()
+    got = fit(base, "full", VIEW, start=start_of(base, "lora"), steps=2, batch_size=8)
+    part = next(part for part in got.parts if part.kind == "weights")
+    stored: Any = part
+    assert set(stored.tensors) == {name for name, _ in base.model.named_parameters()}
+
+
+@pytest.mark.parametrize(("last", "layers"), [(1, {"1"}), (2, {"0", "1"})])
+def test_only_the_last_layers(last: int, layers: set[str]) -> None:
+    got = fit(base_of(), "full", VIEW, steps=1, batch_size=4, last_layers=last)
+    stored: Any = next(part for part in got.parts if part.kind == "weights")
+    assert {name.split(".")[2] for name in stored.tensors} == layers
+
+
+def test_more_layers_than_there_are() -> None:
+    with pytest.raises(ConfigError, match="so many last layers"):
+        fit(base_of(), "full", VIEW, steps=1, last_layers=3)
+
+
+def test_a_prefix_that_the_budget_does_not_start() -> None:
+    with pytest.raises(BudgetTooSmallError, match="for the prefix to start from"):
+        fit(base_of(), "prefix", VIEW, limit=3)
+
+
+def test_a_prefix_of_the_instruction_replaces_it_and_one_of_a_length_does_not() -> None:
+    base = base_of()
+    for positions, replaces in ((None, True), (7, False)):
+        got = fit(base, "prefix", VIEW, steps=1, batch_size=4, positions=positions)
+        part: Any = next(part for part in got.parts if part.kind == "kv_prefix")
+        assert part.replaces_shared_text is replaces
+        assert positions is None or part.keys[0].shape[1] == positions
+
+
+def test_without_a_budget_zero_shot_still_answers_uncalibrated() -> None:
+    got = fit(base_of(), "zero_shot", VIEW, limit=0)
+    assert got.provenance.notes == {"calibrated": False}
+    assert got.decoding.label_bias == ()
+
+
+def test_without_a_budget_few_shot_is_the_bare_instruction() -> None:
+    got = fit(base_of(), "few_shot", VIEW, limit=0)
+    part: Any = got.parts[0]
+    assert part.prompt.demonstrations == part.prompt.pool == ()
+    assert all(each["left_out"] for each in got.provenance.notes["tried"])
+
+
+@pytest.mark.parametrize("pick", ["random", "balanced", "nearest"])
+def test_few_shot_shows_training_rows_only(pick: str) -> None:
+    got = fit(base_of(), "few_shot", VIEW, pick=pick, demonstrations=4, draws=1)
+    part: Any = got.parts[0]
+    shown = part.prompt.demonstrations or part.prompt.pool
+    known = {(row.input, row.output) for row in VIEW.train}
+    assert {(each.input, each.output) for each in shown} <= known
+    assert part.prompt.nearest == (4 if pick == "nearest" else 0)
+    if pick != "nearest":
+        assert len(shown) == 4
+    if pick == "balanced":
+        assert sorted(each.output for each in shown) == ["no", "no", "yes", "yes"]
