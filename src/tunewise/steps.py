@@ -232,7 +232,9 @@ def base_for(adaptation: Adaptation, name: str | None, dtype: str) -> Base | Non
     if not needs_base(adaptation):
         return None
     made = adaptation.provenance
-    return _load_base(name or made.base_name, made.dtype if dtype == "auto" else dtype)
+    return _load_base(
+        made.base_name if name is None else name, made.dtype if dtype == "auto" else dtype
+    )
 
 
 def score_summary(measured: Measured, spec: TaskSpec) -> dict[str, Any]:

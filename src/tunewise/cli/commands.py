@@ -58,11 +58,11 @@ def compare_command(data: str | None, out: Path | None, as_json: bool, **values:
     config = RunConfig(
         source=source,
         options=options,
-        base=rest["base"] or DEFAULT_BASE,
+        base=DEFAULT_BASE if rest["base"] is None else rest["base"],
         dtype=rest["dtype"],
         methods=parse_methods(rest["methods"]),
         seeds=parse_seeds(rest["seeds"]),
-        budget=rest["budget"] or "default",
+        budget="default" if rest["budget"] is None else rest["budget"],
     )
     from tunewise.cli.show import bars, show_comparison
     from tunewise.pipeline import compare
@@ -187,7 +187,9 @@ def check_command(data: str | None, as_json: bool, **values: Any) -> None:
     from tunewise.cli.show import show_mapping
     from tunewise.steps import prepare
 
-    ground = prepare(source, options, rest["base"] or DEFAULT_BASE, rest["dtype"])
+    ground = prepare(
+        source, options, DEFAULT_BASE if rest["base"] is None else rest["base"], rest["dtype"]
+    )
     content = ground.check.as_dict()
     if as_json:
         click.echo(json.dumps(content, ensure_ascii=False))

@@ -84,16 +84,21 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     source, options = read_options(rest["data"], flags)
     out: Path = rest["out"]
     check_fresh(out)
-    parse_budget(rest["budget"] or "default", mean_row_tokens=1.0)
+    parse_budget("default" if rest["budget"] is None else rest["budget"], mean_row_tokens=1.0)
     if rest["start"] is not None:
         load(rest["start"])  # before the slow work; against the base below
-    ground = prepare(source, options, rest["base"] or DEFAULT_BASE, rest["dtype"])
+    ground = prepare(
+        source, options, DEFAULT_BASE if rest["base"] is None else rest["base"], rest["dtype"]
+    )
     start = None
     if rest["start"] is not None:
         start = load(rest["start"], base_fingerprint=ground.base.fingerprint)
     # An exact number of steps says itself what it costs.
     unlimited = given.get("steps") is not None and rest["budget"] is None
-    budget = parse_budget(rest["budget"] or "default", mean_row_tokens=ground.mean_row_tokens)
+    budget = parse_budget(
+        "default" if rest["budget"] is None else rest["budget"],
+        mean_row_tokens=ground.mean_row_tokens,
+    )
     with bars() as reporter:
         reporter.begin(f"fitting {method.name}", 1, 1)
         fitted = fit(
