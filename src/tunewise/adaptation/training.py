@@ -3,7 +3,8 @@
     start -> judge -> for each learning rate: a short trial from the start -> judge
           -> the best trial goes on, decays to zero, is judged now and then -> best step
 
-Step 0 is a checkpoint like any other, so on validation a fit never ends below its start. All of it
+The best step is the one with the lowest validation loss whose metric is not below step 0's. Step 0
+is a checkpoint like any other, so on validation a fit never ends below its start. All of it
 is paid from the one budget. The stages are a pure function of settings, rows and budget, and the
 state after each stage can be stored: an interrupted fit goes on to the same final bytes.
 """
@@ -24,6 +25,14 @@ from tunewise.adaptation.bundle import Decoding
 from tunewise.adaptation.checkpoint import clear_state, load_state, save_state
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Judge, Verdict, example
+from tunewise.adaptation.snapshot import (
+    Snapshot,
+    clone_all,
+    load_moments,
+    moments_of,
+    with_prefix,
+    without_prefix,
+)
 from tunewise.adaptation.trainables import TrainablePart
 from tunewise.errors import BudgetTooSmallError
 from tunewise.model.loop import GradientLoop, LoopSettings, RowOrder
@@ -32,7 +41,6 @@ from tunewise.task.render import Renderer
 # Below this many steps a race of learning rates would leave nothing to run.
 _FEWEST_STEPS_FOR_A_RACE = 24
 _TRIAL_SHARE = 0.125
-_Snapshot = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +111,13 @@ class Training:
         self.trainable = trainable
         self.judge = Judge(context, renderer, most_rows=plan.validation_rows)
         self.examples = tuple(example(renderer, row) for row in context.view.train)
-        self.start = _clone(trainable.parameters)
+        self.start = clone_all(trainable.parameters)
         context.log.trainable_parameters = sum(leaf.numel() for leaf in self.start.values())
         rates, self.steps, self.trial_steps = self._lay_out()
         self.stages = self._stages(rates)
         self.state = _State(verdicts=[], learning_rate=rates[0])
         self.best = self.start
-        self.winner: tuple[_Snapshot, dict[str, Tensor]] | None = None
+        self.winner: tuple[Snapshot, dict[str, Tensor]] | None = None
         self.loop = self._loop(rates[0])
 
     def run(self) -> tuple[Decoding, dict[str, Any]]:
@@ -217,7 +225,7 @@ class Training:
             self.winner = None
             self._load_parameters(parameters)
             self.loop = self._loop(self.state.learning_rate)
-            _load_moments(self.loop, moments)
+            load_moments(self.loop, moments)
             self.loop.step = self.trial_steps
         before = len(self.context.log.losses)
         first = self.loop.step
@@ -231,19 +239,27 @@ class Training:
             ]
         elif self.state.trial is None or _lower(verdict, self.state.trial):
             self.state.trial, self.state.learning_rate = verdict, stage.learning_rate
-            self.winner = (_clone(self.trainable.parameters), _moments(self.loop))
+            self.winner = (clone_all(self.trainable.parameters), moments_of(self.loop))
 
     def _judge(self, step: int) -> Verdict:
         with torch.no_grad():
             self.context.ledger.charge(forward=self.trainable.prefix_positions)
             verdict = self.judge.verdict(self.trainable.prefix())
-        if self.state.best is None or verdict.better_than(self.state.best):
+        if self.state.best is None or self._improves(verdict, self.state.best):
             self.state.best, self.state.best_step = verdict, step
-            self.best = _clone(self.trainable.parameters)
+            self.best = clone_all(self.trainable.parameters)
         point = {"step": step, "loss": verdict.loss, "metric": verdict.metric}
         self.state.verdicts.append({**point, "learning_rate": self.loop.settings.learning_rate})
         self.context.log.curve.append({"step": float(step), "validation_loss": verdict.loss})
         return verdict
+
+    def _improves(self, verdict: Verdict, best: Verdict) -> bool:
+        # Among a handful of steps the highest metric on some hundred rows is mostly luck; the loss
+        # tells them apart. The metric only guards that no step is kept that is below step 0.
+        floor = self.state.verdicts[0]["metric"]
+        if floor is not None and (verdict.metric is None or verdict.metric < floor):
+            return False
+        return math.isfinite(verdict.loss) and not verdict.loss >= best.loss
 
     def _load_parameters(self, snapshot: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
@@ -264,11 +280,11 @@ class Training:
         folder = self.context.checkpoint_folder
         if folder is None:
             return
-        tensors = _prefixed("now", self.trainable.parameters) | _prefixed("best", self.best)
-        tensors |= _prefixed("moments", _moments(self.loop))
+        tensors = with_prefix("now", self.trainable.parameters) | with_prefix("best", self.best)
+        tensors |= with_prefix("moments", moments_of(self.loop))
         if self.winner is not None:
-            tensors |= _prefixed("winner", self.winner[0])
-            tensors |= _prefixed("winner_moments", self.winner[1])
+            tensors |= with_prefix("winner", self.winner[0])
+            tensors |= with_prefix("winner_moments", self.winner[1])
         log, ledger = self.context.log, self.context.ledger
         facts = {
             "fit": self._identity(),
@@ -290,12 +306,12 @@ class Training:
         for name in ("trial", "best"):
             state[name] = _verdict(state[name])
         self.state = _State(**state)
-        self.best = _without("best", tensors)
-        winner = _without("winner", tensors)
-        self.winner = (winner, _without("winner_moments", tensors)) if winner else None
-        self._load_parameters(_without("now", tensors))
+        self.best = without_prefix("best", tensors)
+        winner = without_prefix("winner", tensors)
+        self.winner = (winner, without_prefix("winner_moments", tensors)) if winner else None
+        self._load_parameters(without_prefix("now", tensors))
         self.loop = self._loop(facts["stage_rate"])
-        _load_moments(self.loop, _without("moments", tensors))
+        load_moments(self.loop, without_prefix("moments", tensors))
         self.loop.step = facts["step"]
         log, ledger = self.context.log, self.context.ledger
         ledger.forward_tokens, ledger.backward_tokens, ledger.head_passes = facts["ledger"]
@@ -310,34 +326,6 @@ def _trial(steps: int) -> int:
 def _lower(one: Verdict, other: Verdict) -> bool:
     # A trial is short: the loss tells learning rates apart long before the metric does.
     return one.loss < other.loss or not math.isfinite(other.loss)
-
-
-def _clone(parameters: Mapping[str, Tensor]) -> _Snapshot:
-    return {name: leaf.detach().clone() for name, leaf in parameters.items()}
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
-
-
-def _without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = prefix + "/"
-    return {k.removeprefix(start): value for k, value in tensors.items() if k.startswith(start)}
-
-
-def _moments(loop: GradientLoop) -> dict[str, Tensor]:
-    """Copies of AdamW's running moments, by parameter name."""
-    found: dict[str, Tensor] = {}
-    for name, leaf in loop.trainable.parameters.items():
-        for kind, value in loop.optimizer.state.get(leaf, {}).items():
-            found[f"{name}|{kind}"] = torch.as_tensor(value).detach().clone()
-    return found
-
-
-def _load_moments(loop: GradientLoop, moments: Mapping[str, Tensor]) -> None:
-    for key, value in moments.items():
-        name, _, kind = key.rpartition("|")
-        loop.optimizer.state[loop.trainable.parameters[name]][kind] = value.clone()
 
 
 def _verdict(stored: dict[str, Any] | None) -> Verdict | None:
