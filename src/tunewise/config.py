@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -77,7 +78,7 @@ def parse_budget(text: str, *, mean_row_tokens: float, batch_size: int = 16) -> 
         passes = float(number) * scale
     except ValueError:
         passes = -1.0
-    if not passes >= 1 or passes != int(passes):
+    if not (1 <= passes < math.inf) or passes != int(passes):
         raise ConfigError(
             "the budget cannot be read",
             found=f"--budget {text}",

@@ -98,7 +98,7 @@ def _usage(error: click.ClickException) -> ConfigError:
         group = context.command
         names = group.list_commands(context) if isinstance(group, click.Group) else []
         return UnknownNameError("command", error.command_name, names, fix=fix)
-    usage = "" if context is None else context.command.get_usage(context)
+    usage = "tunewise COMMAND ..." if context is None else context.command.get_usage(context)
     return ConfigError(
         error.format_message().rstrip("."),
         found=shlex.join(["tunewise", *sys.argv[1:]]),

@@ -112,6 +112,7 @@ def read_options(data: str | None, flags: dict[str, Any]) -> tuple[str, TaskOpti
     if chosen is None:
         raise ConfigError(
             "no data was given",
+            found="neither DATA nor a task file that names it",
             expected="a file, folder or data set id, or a task file with `data`",
             fix="tunewise ... DATA, or --task task.toml",
         )

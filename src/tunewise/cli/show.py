@@ -61,17 +61,33 @@ class Bars:
                 visible=True,
             )
         self._progress.reset(self._one, description=text, total=None, visible=True)
-        if not self._progress.console.is_terminal:
-            self.say(f"[{number}/{of}] {text}")
 
     def work(self, done: int, total: int | None, text: str) -> None:
         """How far that piece is."""
         self._progress.update(self._one, completed=done, total=total)
 
 
+class Lines:
+    """One line per piece of work, where the error stream is no terminal."""
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        ERR.print(Text(text), soft_wrap=True)
+
+    def begin(self, text: str, number: int, of: int) -> None:
+        """A piece of long work begins."""
+        self.say(f"[{number}/{of}] {text}")
+
+    def work(self, done: int, total: int | None, text: str) -> None:
+        """Not told: a log is no place for a bar."""
+
+
 @contextmanager
-def bars() -> Iterator[Bars]:
-    """Progress bars on the error stream while the context lasts."""
+def bars() -> Iterator[Bars | Lines]:
+    """Progress bars on the error stream while the context lasts; lines where it is no terminal."""
+    if not ERR.is_terminal:
+        yield Lines()
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),

@@ -104,5 +104,6 @@ def parse_settings(method: Method, given: dict[str, Any]) -> MethodSettings:
         raise ConfigError(
             f"{many} of {method.name} cannot be used",
             found="\n    ".join(faults),
+            expected="values that its settings take",
             fix=f"see `tunewise fit {method.name} --help`",
         ) from error

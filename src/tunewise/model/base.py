@@ -156,7 +156,10 @@ def load_base(name: str, *, dtype: str = "auto") -> Base:
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError(
-            "unknown dtype", found=dtype, expected=f"auto or one of {', '.join(sorted(DTYPES))}"
+            "unknown dtype",
+            found=dtype,
+            expected=f"auto or one of {', '.join(sorted(DTYPES))}",
+            fix="--dtype auto",
         )
     resolved = resolve(name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

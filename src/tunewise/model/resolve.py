@@ -98,6 +98,7 @@ def resolve(name: str) -> ResolvedModel:
             "there is no such model folder or file",
             found=str(path),
             expected="a folder with config.json and safetensors, or a GGUF file",
+            fix="check the path, or see `tunewise models`",
         )
     if _HUB_ID.fullmatch(name):
         folder = hub_snapshot(name)
