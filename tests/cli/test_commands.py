@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,10 +19,13 @@ from tunewise.methods._registry import discover_methods
 SCHEMA = Path("src/tunewise/compare/templates/schema.json")
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder by its path in it."""
+def bytes_of(folder: Path) -> dict[str, str]:
+    """Hashes of every file of a folder, by its path in it (files would make endless messages)."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def one_fit(tiny: Path, out: Path, data: Path, method: str, *flags: object) -> Done:

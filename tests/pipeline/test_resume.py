@@ -1,0 +1,113 @@
+"""An interrupted run goes on to the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.planted import two_labels, write_rows
+from tests.cli.terminal import tunewise
+from tests.cli.test_commands import bytes_of
+
+from tunewise import pipeline
+
+METHODS = ("majority", "lora", "soft_prompt")
+
+
+def _start(arguments: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tunewise.cli", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+
+
+def _stop_at(process: subprocess.Popen[str], place: Path, how: signal.Signals) -> tuple[int, str]:
+    """Send a signal as soon as something appears; returns the exit code and what was said."""
+    until = time.monotonic() + 120
+    while not place.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+def test_stopped_and_killed_fits_end_in_the_same_bytes(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    flags = ["--base", str(tiny_folder), "--methods", ",".join(METHODS), "--seeds", "1"]
+    flags += ["--budget", "250k"]
+    arguments = ["compare", str(data), "--out", str(out), *flags]
+
+    code, err = _stop_at(
+        _start(arguments), out / "checkpoints/lora-seed0/state.json", signal.SIGINT
+    )
+    assert code == 3, err
+    assert "the same command goes on from the last checkpoint" in err
+    assert "Traceback" not in err
+    assert not (out / "adaptations/lora-seed0").exists()
+    assert (out / "adaptations/majority-seed0").exists()
+
+    place = out / "checkpoints/soft_prompt-seed0/state.json"
+    code, err = _stop_at(_start(arguments), place, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert "fitting majority" not in err  # it is there already
+    assert "fitting lora" in err
+    assert not (out / "adaptations/soft_prompt-seed0").exists()
+    assert not (out / "comparison.json").exists()
+
+    fitted = _spy_on_fits(monkeypatch)
+    done = tunewise(*arguments, "--json")
+    assert done.code == 0, done.err
+    assert fitted == ["soft_prompt"]
+    assert not list((out / "checkpoints").glob("*"))
+
+    fitted.clear()
+    uninterrupted = tunewise("compare", data, "--out", whole, *flags, "--json")
+    assert uninterrupted.code == 0, uninterrupted.err
+    assert fitted == list(METHODS)
+    assert bytes_of(out / "adaptations") == bytes_of(whole / "adaptations")
+    for one, other in zip(done.json["entries"], uninterrupted.json["entries"], strict=True):
+        assert one["test"] == other["test"]
+        assert one["fit"]["flops"] == other["fit"]["flops"]
+        steps = [point["step"] for point in one["curve"].get("0", ())]
+        assert steps == [point["step"] for point in other["curve"].get("0", ())]
+
+
+def _spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the methods that are fitted from now on."""
+    fitted: list[str] = []
+    real = pipeline.fit
+
+    def spy(ground: Any, method: Any, *a: Any, **k: Any) -> Any:
+        fitted.append(method.name)
+        return real(ground, method, *a, **k)
+
+    monkeypatch.setattr(pipeline, "fit", spy)
+    return fitted
+
+
+def test_a_kill_between_adaptation_and_facts_is_mended(tmp_path: Path, tiny_folder: Path) -> None:
+    data, out = write_rows(tmp_path / "rows.jsonl", two_labels(60)), tmp_path / "run"
+    command = ("compare", data, "--out", out, "--base", tiny_folder, "--methods", "majority,lora")
+    command += ("--seeds", "1", "--budget", "20k", "--json")
+    first = tunewise(*command)
+    assert first.code == 0, first.err
+    before = bytes_of(out / "adaptations")
+    (out / "fits/lora-seed0.json").unlink()
+    (out / "records/lora-seed0.json").unlink()
+    (out / "records/majority-seed0.json").write_text('{"method": "ma', encoding="utf-8")
+    again = tunewise(*command)
+    assert again.code == 0, again.err
+    assert bytes_of(out / "adaptations") == before
+    for one, other in zip(first.json["entries"], again.json["entries"], strict=True):
+        assert (one["method"], one["test"]) == (other["method"], other["test"])
