@@ -6,7 +6,6 @@ Three architectures stand for "any causal LM": Llama (grouped-query attention, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,12 @@ def build_model(architecture: str = "llama", *, seed: int = 0, vocabulary: int =
     import torch
     import transformers as hf
 
-    common = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": 257}
+    common = {
+        "vocab_size": vocabulary,
+        "bos_token_id": None,
+        "eos_token_id": 256,
+        "pad_token_id": 257,
+    }
     wide = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -58,8 +62,14 @@ def build_model(architecture: str = "llama", *, seed: int = 0, vocabulary: int =
         "llama": lambda: hf.LlamaConfig(**common, **wide, tie_word_embeddings=True),
         "qwen3": lambda: hf.Qwen3Config(**common, **wide, tie_word_embeddings=False),
         "gpt2": lambda: hf.GPT2Config(
-            **common, n_embd=32, n_layer=2, n_head=4, n_positions=512,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            **common,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=512,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
         ),
     }
     with torch.random.fork_rng():
@@ -69,10 +79,11 @@ def build_model(architecture: str = "llama", *, seed: int = 0, vocabulary: int =
 
 
 @pytest.fixture(autouse=True)
-def _temporary_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _temporary_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No test reads or writes the user's own cache (real-model tests opt out by name)."""
     monkeypatch.setenv("TUNEWISE_HOME", str(tmp_path_factory.mktemp("home")))
-    yield
 
 
 @pytest.fixture(scope="session")
