@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tunewise.adaptation.store import folder_bytes, library_versions, load, save
+from tunewise.adaptation.store import folder_bytes, installed_versions, load, save
 from tunewise.compare.contract import (
     BaseFacts,
     BudgetFacts,
@@ -250,7 +250,7 @@ def _run_context(
     config: RunConfig, ground: Ground, budget: int, command: str, started: str
 ) -> RunContext:
     task, base = ground.task, ground.base
-    versions = library_versions()
+    versions = installed_versions()
     sizes = {
         "train": len(task.fit_view.train),
         "validation": len(task.fit_view.validation),

@@ -101,8 +101,8 @@ def test_layout(saved: Path) -> None:
     assert saved.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
-def test_library_versions() -> None:
-    versions = store.library_versions()
+def test_installed_versions() -> None:
+    versions = store.installed_versions()
     assert list(versions) == ["tunewise", "torch", "transformers", "peft"]
     assert (
         versions["torch"] == torch.__version__.split("+")[0]

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from tunewise.adaptation.bundle import Adaptation, Decoding, Provenance
 from tunewise.adaptation.parts import Part, PromptTextPart
-from tunewise.adaptation.store import fingerprint_of, library_versions
+from tunewise.adaptation.store import fingerprint_of, installed_versions
 from tunewise.model.base import Base
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
@@ -68,7 +68,7 @@ class FitContext:
             dtype=self.base.dtype_name,
             data_hash=self.data_hash,
             work=self.ledger.work().as_dict(),
-            versions=library_versions(),
+            versions=installed_versions(),
             start=None if self.start is None else fingerprint_of(self.start),
             notes=notes,
         )

@@ -68,7 +68,7 @@ class Manifest(BaseModel):
     provenance: Provenance
 
 
-def library_versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Versions of the libraries that take part in a fit, read without importing them."""
     found: dict[str, str] = {}
     for name in RECORDED_LIBRARIES:
