@@ -83,7 +83,8 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
         started = _started(out)
         jobs, too_dear = _fit_all(ground, jobs, settings, budget, out, reporter)
     except InputError:
-        if not resumed:
+        # What was fitted before the fault is kept: the mended command may go on from it.
+        if not resumed and not any(_is_fitted(method, seed, out) for method, seed in jobs):
             release(out, keep=there)
         raise
     skipped += too_dear
