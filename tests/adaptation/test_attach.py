@@ -38,8 +38,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def low_rank_of(base: Base, **settings: Any) -> LowRankPart:
     config = {"r": 2, "lora_alpha": 4, "target_modules": "all-linear", **settings}
     renderer = Renderer(base.tokenizer, planted_view().spec, PROMPT.prompt)
-    with low_rank_layers(base, config, None, seed=0) as resolved:
-        trainable = LowRank(FrozenPrefix(base, renderer, ()), resolved)
+    with low_rank_layers(base, config, None, seed=0) as layers:
+        trainable = LowRank(FrozenPrefix(base, renderer, ()), layers)
         for index, (name, leaf) in enumerate(trainable.parameters.items()):
             noise = normal(*leaf.shape, seed=index) * 0.1
             leaf.data = leaf.data + noise if "magnitude" in name else noise

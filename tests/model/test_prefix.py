@@ -72,11 +72,12 @@ def trainable_of(kind: str, base: Base, renderer: Renderer) -> Iterator[Any]:
         yield KVPrefix(frozen, initial, replaces_shared_text=False)
     elif kind == "low_rank":
         config = {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"}
-        with low_rank_layers(base, config, None, seed=0) as resolved:
-            trainable = LowRank(frozen, resolved)
+        with low_rank_layers(base, config, None, seed=0) as layers:
+            trainable = LowRank(frozen, layers)
             generator = torch.Generator().manual_seed(3)
             for leaf in trainable.parameters.values():
                 leaf.data = torch.randn(leaf.shape, generator=generator) * 0.1
+            trainable.publish()
             yield trainable
     else:
         names = [name for name, _ in base.model.named_parameters()]
@@ -151,7 +152,8 @@ def test_loss_and_gradients_equal_the_slow_twin(
     with trainable_of(kind, base, renderer) as trainable:
         loss, gradients = loop_gradients(base, renderer, trainable, most_positions)
         slow = twin_loss(kind, base, renderer, trainable)
-        leaves = dict(base.model.named_parameters()) if kind == "weights" else trainable.parameters
+        inside = kind in {"weights", "low_rank"}
+        leaves = dict(base.model.named_parameters()) if inside else trainable.parameters
         wanted = torch.autograd.grad(slow, [leaves[name] for name in gradients], allow_unused=True)
     assert loss == pytest.approx(float(slow.detach()), abs=1e-5, rel=1e-5)
     assert sum(float(gradient.abs().sum()) for gradient in gradients.values()) > 0
@@ -174,9 +176,10 @@ def test_gradients_by_finite_differences(
     examples = examples_of(renderer)
     with trainable_of(kind, base, renderer) as trainable:
         if kind == "low_rank":
+            # Gradients arise on the layers' own parameters, which are no longer the masters.
             base.model.double()
-            for leaf in trainable.parameters.values():
-                leaf.requires_grad_(True)
+            named = dict(base.model.named_parameters())
+            trainable.parameters = {name: named[name] for name in trainable.parameters}
         else:
             trainable.parameters = {
                 name: leaf.detach().double().requires_grad_(True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunewise.adaptation.parts import (
     KVPrefixPart,
@@ -86,11 +87,29 @@ def _weights(base: Base, part: WeightsPart) -> Iterator[None]:
             named[name].data = tensor
 
 
+@dataclass(frozen=True, slots=True)
+class LowRankLayers:
+    """LoRA layers that stand in the base.
+
+    Attributes:
+        config: PEFT's configuration as resolved, with the names of the layers it changed.
+        working: the layers' own parameters by name, in the dtype they compute in.
+        exact: the same values in float32, by the same names.
+    """
+
+    config: dict[str, Any]
+    working: dict[str, nn.Parameter]
+    exact: dict[str, Tensor]
+
+
 @contextmanager
 def low_rank_attached(
     base: Base, config: Any, tensors: Any | None, *, seed: int = 0
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[LowRankLayers]:
     """PEFT's LoRA layers in place of the base's linear layers, while the context lasts.
+
+    They compute in the dtype of the base: float32 products beside bfloat16 layers would cost more
+    than the layers themselves. DoRA stays in float32, since it divides by norms of whole columns.
 
     Args:
         base: the base model.
@@ -100,7 +119,7 @@ def low_rank_attached(
             state is restored.
 
     Yields:
-        The configuration as PEFT resolved it, with the names of the layers it changed.
+        The layers.
     """
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -115,14 +134,18 @@ def low_rank_attached(
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
             inject_adapter_in_model(lora, model, ADAPTER)
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.data = parameter.data.float()
+        working = {name: leaf for name, leaf in model.named_parameters() if "lora_" in name}
+        for parameter in working.values():
+            parameter.data = parameter.data.float()
         if tensors is not None:
             _load_low_rank(base, tensors, set_peft_model_state_dict)
+        exact = {name: parameter.detach().clone() for name, parameter in working.items()}
+        if not lora.use_dora:
+            for parameter in working.values():
+                parameter.data = parameter.data.to(base.dtype)
         resolved = lora.to_dict()
         resolved["target_modules"] = sorted(resolved["target_modules"])
-        yield resolved
+        yield LowRankLayers(resolved, working, exact)
     finally:
         for name, module in list(model.named_modules()):
             if isinstance(module, BaseTunerLayer):

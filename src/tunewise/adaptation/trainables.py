@@ -13,7 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tunewise.adaptation.attach import ADAPTER, low_rank_attached, lower, prefix_of
+from tunewise.adaptation.attach import (
+    ADAPTER,
+    LowRankLayers,
+    low_rank_attached,
+    lower,
+    prefix_of,
+)
 from tunewise.adaptation.parts import (
     KVPrefixPart,
     LowRankPart,
@@ -192,80 +198,28 @@ class KVPrefix:
         return [f"{kind}.{layer:03d}" for kind in ("keys", "values") for layer in layers]
 
 
-class LowRank:
-    """Trains the A and B of PEFT's LoRA layers, which must be attached already.
-
-    Args:
-        frozen: the prefix before the rows.
-        config: PEFT's configuration as resolved.
-    """
-
-    backward_passes = 1
-
-    def __init__(self, frozen: FrozenPrefix, config: Mapping[str, Any]) -> None:
-        self.frozen, self.config = frozen, config
-        named = sorted(frozen.base.model.named_parameters())
-        self.parameters = {
-            name: leaf.requires_grad_(True) for name, leaf in named if "lora_" in name
-        }
-
-    @property
-    def prefix_positions(self) -> int:
-        """The shared text runs through the changed layers at every step."""
-        return self.frozen.computed_positions
-
-    def prefix(self) -> SharedPrefix:
-        """See `Trainable.prefix`."""
-        return self.frozen.lower()
-
-    def collect_gradients(self) -> None:
-        """Gradients arise on the leaves themselves."""
-
-    def publish(self) -> None:
-        """The layers hold the leaves themselves."""
-
-    def part(self) -> LowRankPart:
-        """See `TrainablePart.part`."""
-        from peft import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(
-            self.frozen.base.model, adapter_name=ADAPTER, save_embedding_layers=False
-        )
-        return low_rank_part(self.config, state, self.frozen.base.name)
-
-
-class Weights:
-    """Trains weights of the base: float32 masters, and the base's own tensors as working copies.
+class Masters:
+    """Float32 masters of parameters of the model, which are their working copies.
 
     Gradients arise on the working copies, in the dtype the base computes in; the optimizer works
     on the masters (Micikevicius et al. 2018, section 3.1).
 
     Args:
-        frozen: the prefix before the rows.
-        names: which parameters are trained; they must be writable copies already.
+        working: parameters of the model; they must be writable copies already.
+        exact: their values in float32; None where the working copies hold them.
     """
 
-    backward_passes = 2
-
-    def __init__(self, frozen: FrozenPrefix, names: Sequence[str]) -> None:
-        self.frozen = frozen
-        named = dict(frozen.base.model.named_parameters())
-        self._working = {name: named[name] for name in sorted(names)}
+    def __init__(
+        self, working: Mapping[str, nn.Parameter], exact: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self._working = {name: working[name] for name in sorted(working)}
         for parameter in self._working.values():
             parameter.requires_grad_(True)
+        values = self._working if exact is None else exact
         self.parameters = {
-            name: parameter.detach().float().clone().requires_grad_(True)
-            for name, parameter in self._working.items()
+            name: values[name].detach().float().clone().requires_grad_(True)
+            for name in self._working
         }
-
-    @property
-    def prefix_positions(self) -> int:
-        """The shared text runs through the changed layers at every step."""
-        return self.frozen.computed_positions
-
-    def prefix(self) -> SharedPrefix:
-        """See `Trainable.prefix`."""
-        return self.frozen.lower()
 
     def collect_gradients(self) -> None:
         """Move gradients from the working copies to the masters."""
@@ -279,6 +233,67 @@ class Weights:
         with torch.no_grad():
             for name, parameter in self._working.items():
                 parameter.copy_(self.parameters[name])
+
+
+class LowRank(Masters):
+    """Trains the A and B of PEFT's LoRA layers, which must be attached already.
+
+    Args:
+        frozen: the prefix before the rows.
+        layers: the layers.
+    """
+
+    backward_passes = 1
+
+    def __init__(self, frozen: FrozenPrefix, layers: LowRankLayers) -> None:
+        super().__init__(layers.working, layers.exact)
+        self.frozen, self.config = frozen, layers.config
+
+    @property
+    def prefix_positions(self) -> int:
+        """The shared text runs through the changed layers at every step."""
+        return self.frozen.computed_positions
+
+    def prefix(self) -> SharedPrefix:
+        """See `Trainable.prefix`."""
+        return self.frozen.lower()
+
+    def part(self) -> LowRankPart:
+        """See `TrainablePart.part`."""
+        from peft import get_peft_model_state_dict
+
+        state = get_peft_model_state_dict(
+            self.frozen.base.model,
+            state_dict=self.parameters,
+            adapter_name=ADAPTER,
+            save_embedding_layers=False,
+        )
+        return low_rank_part(self.config, state, self.frozen.base.name)
+
+
+class Weights(Masters):
+    """Trains weights of the base.
+
+    Args:
+        frozen: the prefix before the rows.
+        names: which parameters are trained; they must be writable copies already.
+    """
+
+    backward_passes = 2
+
+    def __init__(self, frozen: FrozenPrefix, names: Sequence[str]) -> None:
+        named = dict(frozen.base.model.named_parameters())
+        super().__init__({name: named[name] for name in names})
+        self.frozen = frozen
+
+    @property
+    def prefix_positions(self) -> int:
+        """The shared text runs through the changed layers at every step."""
+        return self.frozen.computed_positions
+
+    def prefix(self) -> SharedPrefix:
+        """See `Trainable.prefix`."""
+        return self.frozen.lower()
 
     def part(self) -> WeightsPart:
         """See `TrainablePart.part`."""
@@ -294,16 +309,12 @@ class Weights:
 @contextmanager
 def low_rank_layers(
     base: Base, config: Mapping[str, Any], start: LowRankPart | None, *, seed: int
-) -> Iterator[Mapping[str, Any]]:
-    """Fresh LoRA layers, or those of `start`, attached while the context lasts.
-
-    Yields:
-        PEFT's configuration as resolved.
-    """
+) -> Iterator[LowRankLayers]:
+    """Fresh LoRA layers, or those of `start`, attached while the context lasts."""
     chosen = config if start is None else start.config
     tensors = None if start is None else start.tensors
-    with low_rank_attached(base, chosen, tensors, seed=seed) as resolved:
-        yield resolved
+    with low_rank_attached(base, chosen, tensors, seed=seed) as layers:
+        yield layers
 
 
 @contextmanager

@@ -12,9 +12,8 @@ state after each stage can be stored: an interrupted fit goes on to the same fin
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ from tunewise.adaptation.bundle import Decoding
 from tunewise.adaptation.checkpoint import clear_state, load_state, save_state
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Judge, Verdict, example
+from tunewise.adaptation.plan import Layout, Stage, TrainingPlan, lay_out
 from tunewise.adaptation.snapshot import (
     Snapshot,
     clone_all,
@@ -34,48 +34,8 @@ from tunewise.adaptation.snapshot import (
     without_prefix,
 )
 from tunewise.adaptation.trainables import TrainablePart
-from tunewise.errors import BudgetTooSmallError
-from tunewise.model.loop import GradientLoop, LoopSettings, RowOrder
+from tunewise.model.loop import GradientLoop, LoopSettings
 from tunewise.task.render import Renderer
-
-# Below this many steps a race of learning rates would leave nothing to run.
-_FEWEST_STEPS_FOR_A_RACE = 24
-_TRIAL_SHARE = 0.125
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """How a fit by gradient is laid out.
-
-    Attributes:
-        learning_rates: candidates, the method's default first.
-        steps: exact number of optimizer steps; None for as many as budget and `epochs` allow.
-        epochs: passes over the training rows at most, where `steps` is None.
-        batch_size, warmup_steps, weight_decay, row_order, most_positions: see `LoopSettings`.
-        decay: whether the learning rate falls to zero at the end.
-        judgements: how often the main run is judged.
-        validation_rows: rows of a judgement at most.
-    """
-
-    learning_rates: tuple[float, ...]
-    steps: int | None = None
-    epochs: float = 10.0
-    batch_size: int = 16
-    warmup_steps: int = 4
-    weight_decay: float = 0.0
-    row_order: RowOrder = "shuffled"
-    most_positions: int = 4096
-    decay: bool = True
-    judgements: int = 3
-    validation_rows: int = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stretch between two stored states: a trial from the start, or a piece of the main run."""
-
-    learning_rate: float | None
-    until_step: int
 
 
 @dataclass(slots=True)
@@ -110,15 +70,23 @@ class Training:
         self.context, self.renderer, self.plan = context, renderer, plan
         self.trainable = trainable
         self.judge = Judge(context, renderer, most_rows=plan.validation_rows)
+        self.trial_judge = Judge(context, renderer, most_rows=plan.trial_rows)
         self.examples = tuple(example(renderer, row) for row in context.view.train)
         self.start = clone_all(trainable.parameters)
         context.log.trainable_parameters = sum(leaf.numel() for leaf in self.start.values())
-        rates, self.steps, self.trial_steps = self._lay_out()
-        self.stages = self._stages(rates)
-        self.state = _State(verdicts=[], learning_rate=rates[0])
+        first = plan.learning_rates[0]
+        self.layout = lay_out(
+            plan,
+            self._loop(first, None).costs,
+            most=plan.most_steps(len(self.examples)),
+            remaining=context.ledger.remaining,
+            judgement=self.judge.cost + trainable.prefix_positions,
+            trial_judgement=self.trial_judge.cost + trainable.prefix_positions,
+        )
+        self.loop = self._loop(first, self.layout)
+        self.state = _State(verdicts=[], learning_rate=first)
         self.best = self.start
         self.winner: tuple[Snapshot, dict[str, Tensor]] | None = None
-        self.loop = self._loop(rates[0])
 
     def run(self) -> tuple[Decoding, dict[str, Any]]:
         """Run all stages that are still to be run.
@@ -128,7 +96,7 @@ class Training:
         """
         if not self._resume():
             self._judge(0)
-        for stage in self.stages[self.state.stages_done :]:
+        for stage in self.layout.stages[self.state.stages_done :]:
             self._run_stage(stage)
             self.state.stages_done += 1
             self._store()
@@ -136,7 +104,7 @@ class Training:
         best = self.state.best or self._judge(self.loop.step)
         notes = {
             "learning_rate": self.state.learning_rate,
-            "steps": self.steps,
+            "steps": self.layout.steps,
             "best_step": self.state.best_step,
             "validation": self.state.verdicts,
         }
@@ -144,61 +112,15 @@ class Training:
             clear_state(self.context.checkpoint_folder)
         return best.decoding, notes
 
-    # Layout
-
-    def _lay_out(self) -> tuple[tuple[float, ...], int, int]:
-        """Learning rates to race, steps in all, steps of a trial."""
-        plan, remaining = self.plan, self.context.ledger.remaining
-        most = max(1, round(plan.epochs * math.ceil(len(self.examples) / plan.batch_size)))
-        most = most if plan.steps is None else plan.steps
-        passes = self._passes(most, remaining)
-        judgement = self.judge.cost + self.trainable.prefix_positions
-        for rates in (plan.learning_rates, plan.learning_rates[:1]):
-            race = 0 if plan.steps is not None else len(rates) - 1
-            judgements = 1 + min(plan.judgements, most) + (len(rates) if race else 0)
-            free = math.inf if remaining is None else remaining - judgement * judgements
-            steps = len(passes) - 1
-            while steps > 0 and passes[steps] + race * passes[_trial(steps)] > free:
-                steps -= 1
-            if race and steps >= _FEWEST_STEPS_FOR_A_RACE:
-                return rates, steps, _trial(steps)
-        if steps < (1 if plan.steps is None else plan.steps):
-            wanted = "one optimizer step" if plan.steps is None else f"{most} optimizer steps"
-            needed = judgement * judgements + self._passes(1 if plan.steps is None else most)[-1]
-            raise BudgetTooSmallError(
-                f"the budget does not pay for {wanted}",
-                found=f"{remaining} token passes",
-                expected=f"at least {needed}, of which judging {judgements} times on "
-                f"{len(self.judge.rows)} validation rows takes {judgement * judgements}",
-                fix="raise --budget, or lower --steps, --batch-size or --validation-rows",
-            )
-        return plan.learning_rates[:1], steps, 0
-
-    def _passes(self, most: int, limit: int | None = None) -> list[int]:
-        """Token passes of the first 0, 1, 2, ... steps, as far as the limit goes."""
-        passes = [0]
-        for cost in itertools.islice(self._loop(self.plan.learning_rates[0]).costs(), most):
-            if limit is not None and passes[-1] + cost > limit:
-                break
-            passes.append(passes[-1] + cost)
-        return passes
-
-    def _stages(self, rates: Sequence[float]) -> list[Stage]:
-        trials = [Stage(rate, self.trial_steps) for rate in rates] if self.trial_steps else []
-        pieces = min(self.plan.judgements, self.steps - self.trial_steps)
-        length = (self.steps - self.trial_steps) / pieces if pieces else 0.0
-        ends = [self.trial_steps + round(length * (index + 1)) for index in range(pieces)]
-        return trials + [Stage(None, end) for end in ends]
-
-    def _loop(self, rate: float) -> GradientLoop:
+    def _loop(self, rate: float, layout: Layout | None) -> GradientLoop:
+        """A loop at its first step; without a layout it is good for its costs only."""
         plan = self.plan
-        begin = getattr(self, "trial_steps", 0)
         settings = LoopSettings(
             batch_size=plan.batch_size,
             learning_rate=rate,
             warmup_steps=plan.warmup_steps,
-            decay_begin=begin,
-            decay_end=getattr(self, "steps", None) if plan.decay else None,
+            decay_begin=0 if layout is None else layout.trial_steps,
+            decay_end=None if layout is None or not plan.decay else layout.steps,
             weight_decay=plan.weight_decay,
             row_order=plan.row_order,
             most_positions=plan.most_positions,
@@ -219,39 +141,53 @@ class Training:
     def _run_stage(self, stage: Stage) -> None:
         if stage.learning_rate is not None:
             self._load_parameters(self.start)
-            self.loop = self._loop(stage.learning_rate)
+            self.loop = self._loop(stage.learning_rate, self.layout)
         elif self.winner is not None:
             parameters, moments = self.winner
             self.winner = None
             self._load_parameters(parameters)
-            self.loop = self._loop(self.state.learning_rate)
+            self.loop = self._loop(self.state.learning_rate, self.layout)
             load_moments(self.loop, moments)
-            self.loop.step = self.trial_steps
+            self.loop.step = self.layout.trial_steps
         before = len(self.context.log.losses)
         first = self.loop.step
         self.loop.run(stage.until_step - first)
-        verdict = self._judge(self.loop.step)
-        if stage.learning_rate is None:
+        if stage.learning_rate is not None:
+            self._judge_trial(stage.learning_rate)
+        else:
+            self._judge(self.loop.step)
             losses = self.context.log.losses[before:]
             self.context.log.curve += [
                 {"step": float(first + index), "train_loss": loss}
                 for index, loss in enumerate(losses)
             ]
-        elif self.state.trial is None or _lower(verdict, self.state.trial):
-            self.state.trial, self.state.learning_rate = verdict, stage.learning_rate
+
+    def _judge_trial(self, rate: float) -> None:
+        # On fewer rows: rates differ by far more than steps do, and by loss long before the metric.
+        verdict = self._verdict(self.trial_judge)
+        self._note({"trial": self.loop.step}, verdict)
+        if self.state.trial is None or _lower(verdict, self.state.trial):
+            self.state.trial, self.state.learning_rate = verdict, rate
             self.winner = (clone_all(self.trainable.parameters), moments_of(self.loop))
 
     def _judge(self, step: int) -> Verdict:
-        with torch.no_grad():
-            self.context.ledger.charge(forward=self.trainable.prefix_positions)
-            verdict = self.judge.verdict(self.trainable.prefix())
+        verdict = self._verdict(self.judge)
         if self.state.best is None or self._improves(verdict, self.state.best):
             self.state.best, self.state.best_step = verdict, step
             self.best = clone_all(self.trainable.parameters)
-        point = {"step": step, "loss": verdict.loss, "metric": verdict.metric}
-        self.state.verdicts.append({**point, "learning_rate": self.loop.settings.learning_rate})
+        self._note({"step": step}, verdict)
         self.context.log.curve.append({"step": float(step), "validation_loss": verdict.loss})
         return verdict
+
+    def _verdict(self, judge: Judge) -> Verdict:
+        with torch.no_grad():
+            self.context.ledger.charge(forward=self.trainable.prefix_positions)
+            return judge.verdict(self.trainable.prefix())
+
+    def _note(self, when: dict[str, Any], verdict: Verdict) -> None:
+        rate = self.loop.settings.learning_rate
+        point = {"loss": verdict.loss, "metric": verdict.metric, "learning_rate": rate}
+        self.state.verdicts.append({**when, **point})
 
     def _improves(self, verdict: Verdict, best: Verdict) -> bool:
         # Among a handful of steps the highest metric on some hundred rows is mostly luck; the loss
@@ -273,7 +209,7 @@ class Training:
         """Tells a stored state of this very fit from that of another."""
         context = self.context
         shapes = [(name, tuple(leaf.shape)) for name, leaf in self.start.items()]
-        facts = (self.plan, self.stages, shapes, context.seed, context.data_hash)
+        facts = (self.plan, self.layout, shapes, context.seed, context.data_hash)
         return hashlib.sha256(repr((facts, context.base.fingerprint)).encode()).hexdigest()
 
     def _store(self) -> None:
@@ -310,7 +246,7 @@ class Training:
         winner = without_prefix("winner", tensors)
         self.winner = (winner, without_prefix("winner_moments", tensors)) if winner else None
         self._load_parameters(without_prefix("now", tensors))
-        self.loop = self._loop(facts["stage_rate"])
+        self.loop = self._loop(facts["stage_rate"], self.layout)
         load_moments(self.loop, without_prefix("moments", tensors))
         self.loop.step = facts["step"]
         log, ledger = self.context.log, self.context.ledger
@@ -319,12 +255,7 @@ class Training:
         return True
 
 
-def _trial(steps: int) -> int:
-    return round(_TRIAL_SHARE * steps)
-
-
 def _lower(one: Verdict, other: Verdict) -> bool:
-    # A trial is short: the loss tells learning rates apart long before the metric does.
     return one.loss < other.loss or not math.isfinite(other.loss)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from tunewise.adaptation.context import FitContext
-from tunewise.adaptation.training import TrainingPlan
+from tunewise.adaptation.plan import TrainingPlan
 from tunewise.methods._contract import MethodSettings
 from tunewise.model.loop import RowOrder
 from tunewise.task.render import Renderer

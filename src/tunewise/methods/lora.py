@@ -60,9 +60,9 @@ class Lora:
         }
         with (
             attached(context.base, others),
-            low_rank_layers(context.base, config, given, seed=context.seed) as resolved,
+            low_rank_layers(context.base, config, given, seed=context.seed) as layers,
         ):
-            trainable = LowRank(FrozenPrefix(context.base, renderer, others), resolved)
+            trainable = LowRank(FrozenPrefix(context.base, renderer, others), layers)
             training = Training(context, renderer, trainable, settings.plan(LEARNING_RATES))
             decoding, notes = training.run()
             part = trainable.part()

@@ -1,0 +1,166 @@
+"""How a fit by gradient is laid out inside its budget: a pure function of settings and costs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tunewise.errors import BudgetTooSmallError
+from tunewise.model.loop import RowOrder
+
+# A trial shorter than this ends inside the warm-up and tells nothing.
+_SHORTEST_TRIAL_STEPS = 8
+_TRIAL_SHARE = 0.125
+# From this many steps on, a trial beside the main run takes no more than a sixth of them.
+_FEWEST_STEPS_FOR_A_RACE = 48
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What is asked of a fit by gradient.
+
+    Attributes:
+        learning_rates: candidates, the method's default first.
+        steps: exact number of optimizer steps; None for as many as budget and `epochs` allow.
+        epochs: passes over the training rows at most, where `steps` is None.
+        batch_size, warmup_steps, weight_decay, row_order, most_positions: see `LoopSettings`.
+        decay: whether the learning rate falls to zero at the end.
+        judgements: how often the main run is judged.
+        validation_rows: rows of a judgement at most; a trial is judged on half as many.
+    """
+
+    learning_rates: tuple[float, ...]
+    steps: int | None = None
+    epochs: float = 10.0
+    batch_size: int = 16
+    warmup_steps: int = 4
+    weight_decay: float = 0.0
+    row_order: RowOrder = "shuffled"
+    most_positions: int = 4096
+    decay: bool = True
+    judgements: int = 3
+    validation_rows: int = 128
+
+    @property
+    def trial_rows(self) -> int:
+        """Rows that a trial is judged on at most."""
+        return max(1, self.validation_rows // 2)
+
+    def most_steps(self, rows: int) -> int:
+        """Steps at most, with so many training rows."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(self.epochs * math.ceil(rows / self.batch_size)))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stretch between two stored states: a trial from the start, or a piece of the main run.
+
+    Attributes:
+        learning_rate: of a trial; None for a piece of the main run.
+        until_step: the step it ends at.
+    """
+
+    learning_rate: float | None
+    until_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What fits into the budget.
+
+    Attributes:
+        learning_rates: those that race; one where there is no race.
+        steps: of the main run, the winner's trial included.
+        trial_steps: of each trial; 0 without a race.
+        stages: trials first.
+    """
+
+    learning_rates: tuple[float, ...]
+    steps: int
+    trial_steps: int
+    stages: tuple[Stage, ...]
+
+
+def lay_out(
+    plan: TrainingPlan,
+    costs: Callable[[], Iterator[int]],
+    *,
+    most: int,
+    remaining: int | None,
+    judgement: int,
+    trial_judgement: int,
+) -> Layout:
+    """Lay a plan out: with a race if the budget pays for one, else without.
+
+    Args:
+        plan: what is asked.
+        costs: token passes of step after step, without end.
+        most: steps at most.
+        remaining: token passes left; None without a limit.
+        judgement: token passes of one judgement.
+        trial_judgement: token passes of judging one trial.
+
+    Raises:
+        BudgetTooSmallError: not one step is affordable, or not the exact number that is asked.
+    """
+    rates = plan.learning_rates
+    passes = _passes(costs(), most, remaining)
+    judging = judgement * (1 + min(plan.judgements, most))
+    if len(rates) > 1 and plan.steps is None:
+        free = _free(remaining, judging + trial_judgement * len(rates))
+        steps = _affordable(passes, free, further_trials=len(rates) - 1)
+        if steps >= _FEWEST_STEPS_FOR_A_RACE:
+            return Layout(rates, steps, _trial(steps), _stages(plan, rates, steps, _trial(steps)))
+    steps = _affordable(passes, _free(remaining, judging))
+    if steps < (1 if plan.steps is None else plan.steps):
+        wanted = "one optimizer step" if plan.steps is None else f"{most} optimizer steps"
+        needed = judging + _passes(costs(), 1 if plan.steps is None else most)[-1]
+        raise BudgetTooSmallError(
+            f"the budget does not pay for {wanted}",
+            found=f"{remaining} token passes",
+            expected=f"at least {needed}, of which judging on validation rows takes {judging}",
+            fix="raise --budget, or lower --steps, --batch-size or --validation-rows",
+        )
+    return Layout(rates[:1], steps, 0, _stages(plan, (), steps, 0))
+
+
+def _passes(costs: Iterator[int], most: int, limit: int | None = None) -> list[int]:
+    """Token passes of the first 0, 1, 2, ... steps, as far as the limit goes."""
+    passes = [0]
+    for cost in itertools.islice(costs, most):
+        if limit is not None and passes[-1] + cost > limit:
+            break
+        passes.append(passes[-1] + cost)
+    return passes
+
+
+def _free(remaining: int | None, judging: int) -> float:
+    return math.inf if remaining is None else remaining - judging
+
+
+def _affordable(passes: Sequence[int], free: float, *, further_trials: int = 0) -> int:
+    steps = len(passes) - 1
+    while steps > 0:
+        trial = min(_trial(steps), steps)
+        if passes[steps] + further_trials * passes[trial] <= free:
+            break
+        steps -= 1
+    return steps
+
+
+def _trial(steps: int) -> int:
+    return max(_SHORTEST_TRIAL_STEPS, round(_TRIAL_SHARE * steps))
+
+
+def _stages(
+    plan: TrainingPlan, rates: Sequence[float], steps: int, trial_steps: int
+) -> tuple[Stage, ...]:
+    pieces = min(plan.judgements, steps - trial_steps)
+    length = (steps - trial_steps) / pieces
+    ends = [trial_steps + round(length * (index + 1)) for index in range(pieces)]
+    trials = [Stage(rate, trial_steps) for rate in rates]
+    return (*trials, *(Stage(None, end) for end in ends))
