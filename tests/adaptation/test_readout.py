@@ -18,7 +18,6 @@ from tests.laws.fitting import (
 
 from tunewise.adaptation.attach import lower_parts
 from tunewise.adaptation.bundle import Decoding
-from tunewise.adaptation.judge import Verdict
 from tunewise.adaptation.readout import (
     Readout,
     adjusted_scores,
@@ -158,19 +157,3 @@ def test_long_labels_are_normalised_where_it_helps() -> None:
     adjusted = adjusted_scores(scores, renderer, chosen)
     assert (adjusted.argmax(axis=1) == gold).all()
     assert adjusted_scores(scores, renderer, Decoding("score", True)).tolist() == per_token.tolist()
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_verdict_without_a_finite_loss_is_never_better(bad: float) -> None:
-    good, blown = Verdict(0.1, 5.0, Decoding("score")), Verdict(0.9, bad, Decoding("score"))
-    assert not blown.better_than(good)
-    assert good.better_than(blown)
-    assert not blown.better_than(blown)
-
-
-def test_verdicts_go_by_metric_then_by_loss() -> None:
-    decoding = Decoding("score")
-    assert Verdict(0.5, 9.0, decoding).better_than(Verdict(0.4, 1.0, decoding))
-    assert Verdict(0.5, 0.9, decoding).better_than(Verdict(0.5, 1.0, decoding))
-    assert not Verdict(0.5, 1.0, decoding).better_than(Verdict(0.5, 1.0, decoding))
-    assert Verdict(None, 0.9, decoding).better_than(Verdict(None, 1.0, decoding))

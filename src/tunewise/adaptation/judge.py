@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunewise.adaptation.bundle import Decoding
 from tunewise.adaptation.context import FitContext
@@ -20,9 +20,9 @@ from tunewise.adaptation.readout import (
 from tunewise.model.loop import Example, judged_positions, mean_answer_loss
 from tunewise.model.prefix import SharedPrefix
 from tunewise.model.score import scoring_positions
-from tunewise.numerics.calibration import cross_entropy
+from tunewise.numerics.calibration import Floats, cross_entropy
 from tunewise.task.render import Renderer
-from tunewise.task.types import Row
+from tunewise.task.types import FitView, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +38,6 @@ class Verdict:
     metric: float | None
     loss: float
     decoding: Decoding
-
-    def better_than(self, other: Verdict) -> bool:
-        """Higher metric; where it ties or is not known, lower loss.
-
-        What has no finite loss has blown up and is never better, whatever its answers hit.
-        """
-        if not (math.isfinite(self.loss) and math.isfinite(other.loss)):
-            return math.isfinite(self.loss)
-        if self.metric is not None and other.metric is not None and self.metric != other.metric:
-            return self.metric > other.metric
-        return self.loss < other.loss
 
 
 class Judge:
@@ -84,12 +73,23 @@ class Judge:
         readout = Readout(base, self.renderer, prefix, ledger)
         scores = readout.label_scores([row.input for row in self.rows])
         gold = np.array([labels.index(row.output) for row in self.rows])
-        train = [row.output for row in self.context.view.train]
-        frequencies = [train.count(label) / len(train) for label in labels]
-        decoding = choose_decoding(scores, gold.tolist(), self.renderer, frequencies)
-        adjusted = adjusted_scores(scores, self.renderer, decoding)
-        metric = float((adjusted.argmax(axis=1) == gold).mean())
-        return Verdict(metric, cross_entropy(adjusted, gold), decoding)
+        return label_verdict(scores, gold, self.renderer, label_frequencies(self.context.view))
+
+
+def label_verdict(
+    scores: Floats, gold: NDArray[np.int64], renderer: Renderer, frequencies: Sequence[float]
+) -> Verdict:
+    """The verdict of label scores (n, L), with the readout chosen on these rows."""
+    decoding = choose_decoding(scores, gold.tolist(), renderer, frequencies)
+    adjusted = adjusted_scores(scores, renderer, decoding)
+    metric = float((adjusted.argmax(axis=1) == gold).mean())
+    return Verdict(metric, cross_entropy(adjusted, gold), decoding)
+
+
+def label_frequencies(view: FitView) -> list[float]:
+    """Share of every label in the training rows."""
+    train = [row.output for row in view.train]
+    return [train.count(label) / len(train) for label in view.spec.labels]
 
 
 def example(renderer: Renderer, row: Row) -> Example:
@@ -97,9 +97,19 @@ def example(renderer: Renderer, row: Row) -> Example:
     return Example(renderer.row_tokens(row.input), renderer.answer_tokens(row.output))
 
 
-def sample_rows(rows: Sequence[Row], most: int, *, seed: int) -> tuple[Row, ...]:
-    """At most so many rows, drawn by seed, in their own order."""
-    if len(rows) <= most:
+def sample_rows(
+    rows: Sequence[Row], most: int, *, seed: int, shuffled: bool = False
+) -> tuple[Row, ...]:
+    """At most so many rows, drawn by seed.
+
+    Args:
+        rows: to draw from.
+        most: rows at most.
+        seed: of the draw.
+        shuffled: in random order, so that any beginning is a fair sample; else in their own.
+    """
+    if len(rows) <= most and not shuffled:
         return tuple(rows)
-    chosen = np.random.default_rng(seed).choice(len(rows), size=most, replace=False)
-    return tuple(rows[int(index)] for index in sorted(chosen))
+    size = min(most, len(rows))
+    chosen = np.random.default_rng(seed).choice(len(rows), size=size, replace=False)
+    return tuple(rows[int(index)] for index in (chosen if shuffled else sorted(chosen)))

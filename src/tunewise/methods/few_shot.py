@@ -13,11 +13,13 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from tunewise.adaptation.attach import attached, computed_positions, lower_parts
+from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
-from tunewise.adaptation.judge import Judge, Verdict
-from tunewise.adaptation.parts import Part, PromptTextPart
+from tunewise.adaptation.judge import sample_rows
+from tunewise.adaptation.parts import PromptTextPart
+from tunewise.adaptation.race import Contestant, race
+from tunewise.adaptation.readout import default_decoding
 from tunewise.methods._contract import MethodSettings, Needs
 from tunewise.task.prompt import Demonstration, PromptText
 from tunewise.task.render import Renderer
@@ -40,7 +42,14 @@ class FewShotSettings(MethodSettings):
     longest_tokens: int = Field(
         192, ge=1, description="rows longer than this many tokens are not shown as demonstrations"
     )
-    validation_rows: int = Field(128, ge=1, description="validation rows per candidate at most")
+    first_rows: int = Field(
+        32,
+        ge=1,
+        description="validation rows for every candidate; half of them go on to twice that",
+    )
+    validation_rows: int = Field(
+        256, ge=1, description="validation rows for the last candidates at most"
+    )
 
 
 class FewShot:
@@ -55,30 +64,27 @@ class FewShot:
     def fit(self, context: FitContext, settings: FewShotSettings) -> Adaptation:
         """See `Method.fit`."""
         others = context.starting_parts()[1:]
-        best: tuple[Verdict, PromptText] | None = None
-        tried: list[dict[str, object]] = []
+        rows = sample_rows(
+            context.view.validation, settings.validation_rows, seed=context.seed, shuffled=True
+        )
         with attached(context.base, others):
-            for label, prompt in self._candidates(context, settings):
-                verdict = self._judge(context, settings, prompt, others)
-                if verdict is None:
-                    tried.append({"candidate": label, "left_out": "budget or context"})
-                    continue
-                tried.append({"candidate": label, "loss": verdict.loss, "metric": verdict.metric})
-                if best is None or verdict.better_than(best[0]):
-                    best = (verdict, prompt)
-        if best is None:
+            contestants = [
+                Contestant(context, name, prompt, others, rows)
+                for name, prompt in self._candidates(context, settings)
+            ]
+            outcome = race(contestants, first=settings.first_rows, ledger=context.ledger)
+        winner = outcome.winner
+        if winner is None:
             # Nothing with demonstrations was affordable: the bare instruction always is.
             prompt = context.starting_prompt()
             renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
-            decoding = Judge(context, renderer, most_rows=1).decoding
-            parts = (PromptTextPart(prompt), *others)
-            return context.finish(
-                self.name, settings, parts, decoding, demonstrations=0, tried=tried
-            )
-        parts = (PromptTextPart(best[1]), *others)
-        shown = len(best[1].demonstrations) + best[1].nearest
+            decoding = default_decoding(context.view.spec, renderer, context.view.train)
+        else:
+            prompt, decoding = winner.prompt, winner.verdict().decoding
+        shown = len(prompt.demonstrations) + prompt.nearest
+        parts = (PromptTextPart(prompt), *others)
         return context.finish(
-            self.name, settings, parts, best[0].decoding, demonstrations=shown, tried=tried
+            self.name, settings, parts, decoding, demonstrations=shown, tried=list(outcome.tried)
         )
 
     def _candidates(
@@ -121,25 +127,6 @@ class FewShot:
             if len(renderer.row_tokens(row.input)) <= settings.longest_tokens
         ]
         return short or list(context.view.train)
-
-    def _judge(
-        self,
-        context: FitContext,
-        settings: FewShotSettings,
-        prompt: PromptText,
-        others: Sequence[Part],
-    ) -> Verdict | None:
-        renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
-        judge = Judge(context, renderer, most_rows=settings.validation_rows)
-        longest = max(len(each.inputs) for each in judge.examples)
-        fits = len(renderer.shared_tokens) + longest < context.base.context_length
-        positions = computed_positions(renderer, others)
-        if not fits or not context.ledger.covers(positions + judge.cost):
-            return None
-        context.ledger.charge(forward=positions)
-        verdict = judge.verdict(lower_parts(context.base, renderer, others))
-        context.log.progress(context.ledger.spent, context.ledger.limit, "demonstrations")
-        return verdict
 
 
 def _sample(rows: Sequence[Row], count: int, random: np.random.Generator) -> list[Row]:

@@ -23,7 +23,7 @@ from tunewise.model.forward import group_by_length, pad_rows, row_inputs, select
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.prefix import SharedPrefix
-from tunewise.numerics.loss import summed_cross_entropy
+from tunewise.numerics.loss import summed_cross_entropy, token_cross_entropies
 from tunewise.numerics.schedule import linear_decay, warm_constant
 
 RowOrder = Literal["shuffled", "file"]
@@ -261,6 +261,33 @@ class GradientLoop:
 
 def answer_loss(base: Base, prefix: SharedPrefix, examples: Sequence[Example]) -> Tensor:
     """Sum of -log p over all answer tokens of some rows, with gradients where they are enabled."""
+    logits, targets, _ = _answer_logits(base, prefix, examples)
+    return summed_cross_entropy(logits, targets)
+
+
+def answer_losses(
+    base: Base, prefix: SharedPrefix, examples: Sequence[Example], ledger: Ledger
+) -> list[float]:
+    """Sum of -log p over the answer tokens of every row; no gradients; books its forward work."""
+    lengths = [len(example.inputs) for example in examples]
+    losses = [0.0] * len(examples)
+    for batch in _judged_batches(lengths):
+        chosen = [examples[index] for index in batch]
+        answers = sum(len(example.answer) for example in chosen)
+        ledger.charge(forward=len(batch) * lengths[batch[0]], head=answers)
+        with torch.no_grad():
+            logits, targets, rows = _answer_logits(base, prefix, chosen)
+            sums = torch.zeros(len(batch), device=base.device)
+            sums.index_add_(0, rows, token_cross_entropies(logits, targets))
+        for index, loss in zip(batch, sums.tolist(), strict=True):
+            losses[index] = loss
+    return losses
+
+
+def _answer_logits(
+    base: Base, prefix: SharedPrefix, examples: Sequence[Example]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, V), targets (N,) and row numbers (N,) of all answer tokens."""
     rows = pad_rows([example.inputs for example in examples], base.device, left=False)
     index: list[int] = []
     place: list[int] = []
@@ -272,23 +299,15 @@ def answer_loss(base: Base, prefix: SharedPrefix, examples: Sequence[Example]) -
         targets += example.answer
     select = (torch.tensor(index, device=base.device), torch.tensor(place, device=base.device))
     logits = selected_logits(base, prefix, row_inputs(base, prefix, rows), select)
-    return summed_cross_entropy(logits, torch.tensor(targets, device=base.device))
+    return logits, torch.tensor(targets, device=base.device), select[0]
 
 
 def mean_answer_loss(
     base: Base, prefix: SharedPrefix, examples: Sequence[Example], ledger: Ledger
 ) -> float:
     """Mean of -log p over all answer tokens, without gradients; books its forward work."""
-    lengths = [len(example.inputs) for example in examples]
-    total, count = 0.0, 0
-    for batch in _judged_batches(lengths):
-        chosen = [examples[index] for index in batch]
-        answers = sum(len(example.answer) for example in chosen)
-        ledger.charge(forward=len(batch) * lengths[batch[0]], head=answers)
-        with torch.no_grad():
-            total += float(answer_loss(base, prefix, chosen))
-        count += answers
-    return total / count
+    count = sum(len(example.answer) for example in examples)
+    return sum(answer_losses(base, prefix, examples, ledger)) / count
 
 
 def judged_positions(examples: Sequence[Example]) -> int:

@@ -44,7 +44,12 @@ def batch_bias(scores: Floats, target: Floats | None = None, *, rounds: int = 50
     return bias
 
 
-def cross_entropy(scores: Floats, gold: NDArray[np.int64]) -> float:
-    """Mean of -log p(gold label) over rows, p by softmax over the labels."""
+def row_cross_entropies(scores: Floats, gold: NDArray[np.int64]) -> Floats:
+    """(n,) -log p(gold label) of every row, p by softmax over the labels."""
     probability = softmax(scores)[np.arange(len(gold)), gold]
-    return float(-np.log(np.clip(probability, 1e-12, None)).mean())
+    return np.asarray(-np.log(np.clip(probability, 1e-12, None)))
+
+
+def cross_entropy(scores: Floats, gold: NDArray[np.int64]) -> float:
+    """Mean of `row_cross_entropies`."""
+    return float(row_cross_entropies(scores, gold).mean())

@@ -17,3 +17,8 @@ def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         A scalar, float32.
     """
     return functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def token_cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    """(N,) -log p(target) of every position, float32; arguments as of `summed_cross_entropy`."""
+    return functional.cross_entropy(logits.float(), targets, reduction="none")

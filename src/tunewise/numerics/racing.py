@@ -1,0 +1,64 @@
+"""Racing of candidates on shared rows: who stays, and who is taken in the end.
+
+Successive halving (Jamieson & Talwalkar 2016) with a paired test beside it, as in F-Race (Birattari
+et al. 2002). The last choice is the one-standard-error rule (Breiman et al. 1984, section 3.4.3):
+the cheapest whose loss is within the noise of the best.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Paired differences further than this from zero, in standard errors, are no noise.
+_LOST_ERRORS = 2.0
+
+
+def paired_error(difference: Floats) -> float:
+    """Standard error of a mean of paired differences; infinite for a single one."""
+    count = len(difference)
+    return float(difference.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+
+
+def survivors(losses: Floats, keep: int) -> list[int]:
+    """Which candidates go on.
+
+    Args:
+        losses: (C, n) loss of every candidate on the same n rows.
+        keep: candidates at most; of these, those go that have clearly lost against the best.
+
+    Returns:
+        Indices, the best first, at least one.
+    """
+    means = losses.mean(axis=1)
+    order = [int(index) for index in np.lexsort((np.arange(len(means)), means))][:keep]
+    best = order[0]
+    kept = [best]
+    for index in order[1:]:
+        behind = losses[index] - losses[best]
+        if not behind.mean() > _LOST_ERRORS * paired_error(behind):
+            kept.append(index)
+    return kept
+
+
+def cheapest_within_noise(losses: Floats, prices: Floats) -> int:
+    """The cheapest candidate whose loss is within one standard error of the best one's.
+
+    Args:
+        losses: (C, n) loss of every candidate on the same n rows.
+        prices: (C,) what an answer costs; of equal prices the lower loss is taken.
+    """
+    means = losses.mean(axis=1)
+    # What has no finite loss has blown up, whatever its answers hit.
+    means = np.where(np.isfinite(means), means, np.inf)
+    best = int(means.argmin())
+    within = [
+        int(index)
+        for index in np.flatnonzero(np.isfinite(means))
+        if means[index] - means[best] <= paired_error(losses[index] - losses[best])
+    ]
+    return min({best, *within}, key=lambda index: (prices[index], means[index], index))
