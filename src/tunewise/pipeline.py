@@ -11,6 +11,7 @@ Every step leaves its result in the run's folder; the same command goes on from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -42,6 +43,7 @@ from tunewise.task.task import LoadedTask, load_task
 from tunewise.task.types import Row
 
 Job: TypeAlias = tuple[Method, int]
+_CHECKPOINTS = "checkpoints"
 
 
 def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> Comparison:
@@ -93,8 +95,9 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
     for number, (method, seed) in enumerate(jobs, start=1):
         record = read_record(_record_path(method, seed, out))
         if record is None:
-            reporter.begin(f"measuring {method.name}, seed {seed}", number, len(jobs))
-            record = _measure_and_store(ground, method, seed, rows, out)
+            told = f"measuring {method.name}, seed {seed}"
+            reporter.begin(told, number, len(jobs), unit="rows")
+            record = _measure_and_store(ground, method, seed, rows, out, reporter)
         records.append(record)
     context = _run_context(config, ground, budget, command, started)
     comparison = build_comparison(
@@ -126,6 +129,9 @@ def _fit_all(
         except BudgetTooSmallError as error:
             reason = f"{error.what}; {error.found}; {error.expected}"
             too_dear[method.name] = SkippedMethod(method.name, reason)
+    # Every fit clears its own checkpoint; the folder that held them goes once it is empty.
+    with suppress(OSError):
+        (out / _CHECKPOINTS).rmdir()
     done = [job for job in jobs if job[0].name not in too_dear]
     if not done:
         raise BudgetTooSmallError(
@@ -186,7 +192,7 @@ def _fit_and_store(
     reporter: Reporter,
 ) -> None:
     folder, facts = _names(method, seed)
-    checkpoint = out / "checkpoints" / f"{method.name}-seed{seed}"
+    checkpoint = out / _CHECKPOINTS / f"{method.name}-seed{seed}"
     fitted = fit(
         ground,
         method,
@@ -201,12 +207,17 @@ def _fit_and_store(
 
 
 def _measure_and_store(
-    ground: Ground, method: Method, seed: int, rows: Sequence[Row], out: Path
+    ground: Ground,
+    method: Method,
+    seed: int,
+    rows: Sequence[Row],
+    out: Path,
+    reporter: Reporter,
 ) -> FitRecord:
     folder, facts_name = _names(method, seed)
     adaptation = load(out / folder, base_fingerprint=ground.base.fingerprint)
-    test = measure(ground.base, adaptation, rows)
-    validation = measure(ground.base, adaptation, ground.task.fit_view.validation)
+    test = measure(ground.base, adaptation, rows, reporter)
+    validation = measure(ground.base, adaptation, ground.task.fit_view.validation, reporter)
     facts = read_json(out / facts_name)
     if facts is None:
         raise RunError("the facts of a fit are gone", found=str(out / facts_name), fix="run again")

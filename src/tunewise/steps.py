@@ -38,12 +38,12 @@ class Reporter(Protocol):
         """One line that stays."""
         ...
 
-    def begin(self, text: str, number: int, of: int) -> None:
-        """A piece of long work begins."""
+    def begin(self, text: str, number: int, of: int, unit: str = "tokens") -> None:
+        """A piece of long work begins; `unit` is what it is counted in."""
         ...
 
     def work(self, done: int, total: int | None, text: str) -> None:
-        """How far that piece is, in token passes."""
+        """How far that piece is."""
         ...
 
 
@@ -172,10 +172,20 @@ def check_method(method: Method, view: FitView) -> None:
         )
 
 
-def measure(base: Base | None, adaptation: Adaptation, rows: Sequence[Row]) -> Measured:
+def measure(
+    base: Base | None,
+    adaptation: Adaptation,
+    rows: Sequence[Row],
+    reporter: Reporter | None = None,
+) -> Measured:
     """Answer and score rows with a stored adaptation."""
+
+    def report(done: int, total: int) -> None:
+        if reporter is not None:
+            reporter.work(done, total, "")
+
     with predictor_for(base, adaptation) as predictor:
-        return measure_rows(predictor, rows, adaptation.spec, adaptation.decoding)
+        return measure_rows(predictor, rows, adaptation.spec, adaptation.decoding, report)
 
 
 def fit_facts(fitted: Fitted) -> dict[str, Any]:

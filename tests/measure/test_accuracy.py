@@ -72,3 +72,27 @@ def test_json_is_scored_with_and_without_its_grammar() -> None:
 def test_another_number_of_answers_is_no_measurement(count: int) -> None:
     with pytest.raises(ValueError, match="zip"):
         measure_rows(Told([Answer("yes")] * count), rows(RIGHT[:3]), SPEC, Decoding("score"))
+
+
+def test_rows_are_asked_for_in_pieces_and_every_piece_is_told() -> None:
+    outputs = ["yes" if n % 3 else "no" for n in range(150)]
+    asked = [Row(f"r{n}", "x" * (n % 40), out, (out,)) for n, out in enumerate(outputs)]
+    pieces: list[int] = []
+
+    class Echo:
+        """Answers with the length of the input."""
+
+        def answers(self, inputs: Sequence[str], decoding: Decoding | None = None) -> list[Answer]:
+            pieces.append(len(inputs))
+            return [Answer(str(len(text))) for text in inputs]
+
+        def prompt_tokens(self, inputs: Sequence[str]) -> float:
+            return 0.0
+
+    told: list[tuple[int, int]] = []
+    measured = measure_rows(
+        Echo(), asked, SPEC, Decoding("score"), lambda done, total: told.append((done, total))
+    )
+    assert [result.answer for result in measured.results] == [str(n % 40) for n in range(150)]
+    assert pieces == [64, 64, 22]
+    assert told == [(64, 150), (128, 150), (150, 150)]

@@ -53,7 +53,7 @@ class Silent:
     def say(self, text: str) -> None:
         """See `Reporter`."""
 
-    def begin(self, text: str, number: int, of: int) -> None:
+    def begin(self, text: str, number: int, of: int, unit: str = "tokens") -> None:
         """See `Reporter`."""
 
     def work(self, done: int, total: int | None, text: str) -> None:

@@ -219,7 +219,10 @@ def _read_manifest(folder: Path) -> Manifest:
         number = body["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptAdaptationError(
-            f"{MANIFEST} cannot be read", found=f"{path}, {len(data)} bytes: {error}", fix=_AGAIN
+            f"{MANIFEST} cannot be read",
+            found=f"{path}, {len(data)} bytes: {error}",
+            expected="JSON as it was saved",
+            fix=_AGAIN,
         ) from error
     if isinstance(number, int) and number > FORMAT:
         raise AdaptationError(

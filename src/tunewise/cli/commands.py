@@ -153,7 +153,7 @@ def _answers(inputs: Sequence[str], answers: Sequence[Answer]) -> list[dict[str,
 def measure_command(adaptation: Path, data: str | None, as_json: bool, **values: Any) -> None:
     """Measure a stored ADAPTATION on the rows of DATA (its test rows where it has splits)."""
     from tunewise.adaptation.store import load
-    from tunewise.cli.show import show_mapping
+    from tunewise.cli.show import bars, show_mapping
     from tunewise.steps import base_for, measure, score_summary
     from tunewise.task.task import rows_from
 
@@ -161,7 +161,10 @@ def measure_command(adaptation: Path, data: str | None, as_json: bool, **values:
     source, options = read_options(data, flags)
     loaded = load(adaptation)
     rows = rows_from(source, options, loaded.spec)
-    measured = measure(base_for(loaded, rest["base"], rest["dtype"]), loaded, rows)
+    base = base_for(loaded, rest["base"], rest["dtype"])
+    with bars() as reporter:
+        reporter.begin(f"measuring {loaded.provenance.method}", 1, 1, unit="rows")
+        measured = measure(base, loaded, rows, reporter)
     summary = score_summary(measured, loaded.spec)
     if as_json:
         click.echo(json.dumps(summary))

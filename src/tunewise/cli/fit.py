@@ -111,9 +111,11 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
             start=start,
             reporter=reporter,
         )
-    save(fitted.adaptation, out)
-    rows = ground.task.fit_view.validation
-    validation = score_summary(measure(ground.base, fitted.adaptation, rows), ground.task.spec)
+        save(fitted.adaptation, out)
+        reporter.begin(f"measuring {method.name}", 1, 1, unit="rows")
+        rows = ground.task.fit_view.validation
+        measured = measure(ground.base, fitted.adaptation, rows, reporter)
+    validation = score_summary(measured, ground.task.spec)
     if rest["as_json"]:
         content = {
             "adaptation": str(out),

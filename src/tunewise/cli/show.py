@@ -31,11 +31,12 @@ _WORDS = frozenset({"", "method", "parts"})
 
 
 class _Rate(ProgressColumn):
-    """Token passes a second."""
+    """Token passes or rows a second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} tokens/s", style="dim")
+        unit = task.fields.get("unit", "tokens")
+        return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="dim")
 
 
 class Bars:
@@ -50,7 +51,7 @@ class Bars:
         """One line that stays."""
         self._progress.console.print(Text(text), style="dim", soft_wrap=True)
 
-    def begin(self, text: str, number: int, of: int) -> None:
+    def begin(self, text: str, number: int, of: int, unit: str = "tokens") -> None:
         """A piece of long work begins."""
         if of > 1:
             self._progress.update(
@@ -60,7 +61,7 @@ class Bars:
                 total=of,
                 visible=True,
             )
-        self._progress.reset(self._one, description=text, total=None, visible=True)
+        self._progress.reset(self._one, description=text, total=None, visible=True, unit=unit)
 
     def work(self, done: int, total: int | None, text: str) -> None:
         """How far that piece is."""
@@ -74,7 +75,7 @@ class Lines:
         """One line that stays."""
         ERR.print(Text(text), soft_wrap=True)
 
-    def begin(self, text: str, number: int, of: int) -> None:
+    def begin(self, text: str, number: int, of: int, unit: str = "tokens") -> None:
         """A piece of long work begins."""
         self.say(f"[{number}/{of}] {text}")
 

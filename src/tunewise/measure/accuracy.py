@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from tunewise.adaptation.bundle import Decoding
 from tunewise.adaptation.predict import Predictor
@@ -14,6 +15,9 @@ from tunewise.task.score import extra_scores, score_row
 from tunewise.task.types import Row, TaskSpec
 
 FREE = "free_"
+# Rows between two reports of progress.
+PIECE_ROWS = 64
+Report: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,11 @@ class Measured:
 
 
 def measure_rows(
-    predictor: Predictor, rows: Sequence[Row], spec: TaskSpec, decoding: Decoding
+    predictor: Predictor,
+    rows: Sequence[Row],
+    spec: TaskSpec,
+    decoding: Decoding,
+    report: Report | None = None,
 ) -> Measured:
     """Answer and score rows.
 
@@ -44,20 +52,52 @@ def measure_rows(
         rows: at least one.
         spec: gives the metric.
         decoding: the adaptation's own readout.
+        report: called as report(rows answered, rows to be answered), or None.
     """
     inputs = [row.input for row in rows]
+    free_too = decoding.mode == "json"
+    told = _Told(report, len(rows) * (2 if free_too else 1))
     began = time.perf_counter()
-    answers = predictor.answers(inputs)
+    answers = _answers(predictor, inputs, None, told)
     seconds = time.perf_counter() - began
     results = [_result(answer, row, spec) for answer, row in zip(answers, rows, strict=True)]
-    if decoding.mode == "json":
-        free = predictor.answers(inputs, replace(decoding, mode="free"))
+    if free_too:
+        free = _answers(predictor, inputs, replace(decoding, mode="free"), told)
         results = [
             _with_free(result, _result(answer, row, spec))
             for result, answer, row in zip(results, free, rows, strict=True)
         ]
     some = inputs[:200]
     return Measured(tuple(results), 1000 * seconds / len(rows), predictor.prompt_tokens(some))
+
+
+@dataclass(slots=True)
+class _Told:
+    """How many rows are answered, and who is told."""
+
+    report: Report | None
+    total: int
+    done: int = 0
+
+    def add(self, rows: int) -> None:
+        self.done += rows
+        if self.report is not None:
+            self.report(self.done, self.total)
+
+
+def _answers(
+    predictor: Predictor, inputs: Sequence[str], decoding: Decoding | None, told: _Told
+) -> list[Answer]:
+    """Answers in the inputs' order, asked for piece by piece, long inputs first."""
+    # Pieces of like lengths, so that cutting pads no more than asking for all at once would.
+    order = sorted(range(len(inputs)), key=lambda index: -len(inputs[index]))
+    found: dict[int, Answer] = {}
+    for begin in range(0, len(order), PIECE_ROWS):
+        piece = order[begin : begin + PIECE_ROWS]
+        answers = predictor.answers([inputs[index] for index in piece], decoding)
+        found.update(zip(piece, answers, strict=True))
+        told.add(len(piece))
+    return [found[index] for index in range(len(inputs))]
 
 
 def _result(answer: Answer, row: Row, spec: TaskSpec) -> RowResult:

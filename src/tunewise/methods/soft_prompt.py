@@ -23,7 +23,8 @@ from tunewise.methods._contract import Needs
 from tunewise.methods._gradient import GradientSettings, starting_renderer
 from tunewise.model.base import Base
 
-LEARNING_RATES = (1e-2, 3e-2)
+# Embeddings are small numbers: they bear rates that would wreck weights.
+LEARNING_RATES = (3e-2, 1e-2)
 
 
 class SoftPromptSettings(GradientSettings):
