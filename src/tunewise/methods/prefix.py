@@ -24,7 +24,7 @@ from tunewise.methods._gradient import GradientSettings, starting_renderer
 from tunewise.model.prefix import SharedPrefix, compute_prefix, token_embeddings
 from tunewise.task.render import Renderer
 
-LEARNING_RATES = (1e-2, 3e-3)
+LEARNING_RATES = (1e-2, 3e-2)
 
 
 class PrefixSettings(GradientSettings):
