@@ -76,7 +76,7 @@ def test_the_same_race_twice() -> None:
     assert tried() == tried()
 
 
-@pytest.mark.parametrize("limit", [0, 150, 400, 700, 5000])
+@pytest.mark.parametrize("limit", [0, 150, 400, 600, 5000])
 def test_a_budget_is_kept_and_what_it_left_out_is_said(limit: int) -> None:
     context = context_of(base_of(), planted_view(), limit=limit)
     outcome = race(entered(context), first=4, ledger=context.ledger)

@@ -31,7 +31,7 @@ from tunewise.adaptation.readout import adjusted_scores
 from tunewise.errors import BudgetTooSmallError
 from tunewise.methods._registry import discover_methods
 from tunewise.model.base import Base
-from tunewise.model.forward import has_plain_head
+from tunewise.model.forward import has_plain_head, packable
 from tunewise.numerics.calibration import cross_entropy
 from tunewise.task.load import read_source
 from tunewise.task.options import TaskOptions
@@ -77,6 +77,7 @@ def run(name: str, kind: Kind, seed: int) -> Fitted:
     base = base_of("llama")
     # Tried once per model, in plain forward passes that belong to no fit.
     has_plain_head(base)
+    packable(base)
     before = {key: tensor.clone() for key, tensor in base.model.state_dict().items()}
     state = state_of(base)
     context = context_of(base, VIEWS[kind], seed=seed)
@@ -200,6 +201,7 @@ def test_l5_the_budget_is_respected(name: str, limit: int) -> None:
     kind = next(kind for kind in VIEWS if kind in method.needs.kinds)
     base = base_of()
     has_plain_head(base)
+    packable(base)
     context = context_of(base, VIEWS[kind], limit=limit)
     known = method.Settings.model_fields
     settings = {"epochs": 5.0, "batch_size": 8} if "epochs" in known else {}

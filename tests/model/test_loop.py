@@ -13,7 +13,7 @@ from tests.laws.fitting import base_of, counted_positions, plain_answer_loss
 from tunewise.adaptation.trainables import FrozenPrefix, VirtualTokens, Weights, writable_weights
 from tunewise.errors import BudgetExceededError
 from tunewise.model.base import Base
-from tunewise.model.forward import has_plain_head
+from tunewise.model.forward import has_plain_head, packable
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.loop import (
@@ -147,6 +147,7 @@ def test_pieces_give_the_parameters_of_the_whole_step(most_positions: int) -> No
 def test_costs_are_foretold_booked_and_real(kind: str, most_positions: int) -> None:
     base = base_of()
     has_plain_head(base)
+    packable(base)
     renderer = renderer_of(base)
     frozen = FrozenPrefix(base, renderer, ())
     names = [name for name, _ in base.model.named_parameters()]
@@ -198,13 +199,14 @@ def test_mean_answer_loss_is_the_mean_over_tokens_and_counts_its_work() -> None:
     base = base_of()
     examples = examples_of(renderer_of(base))
     has_plain_head(base)
+    packable(base)
     ledger = Ledger(1, 1)
     with counted_positions(base) as counts:
         got = mean_answer_loss(base, EMPTY_PREFIX, examples, ledger)
     with torch.no_grad():
         slow = sum(float(plain_answer_loss(base, each.row, each.answer)) for each in examples)
     assert got == pytest.approx(slow / sum(len(each.answer) for each in examples), rel=1e-5)
-    assert counts["plain"] == ledger.forward_tokens == judged_positions(examples)
+    assert counts["plain"] == ledger.forward_tokens == judged_positions(base, examples)
 
 
 def test_a_step_that_is_not_covered_is_not_taken() -> None:

@@ -7,7 +7,7 @@ import torch
 from tests.laws.fitting import ALL_ARCHITECTURES, base_of, counted_positions, plain_answer_loss
 
 from tunewise.model.base import Base
-from tunewise.model.forward import group_by_length, has_plain_head
+from tunewise.model.forward import group_by_length, has_plain_head, packable
 from tunewise.model.ledger import Ledger
 from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix, compute_prefix, token_embeddings
 from tunewise.model.score import label_log_probabilities, scoring_positions
@@ -59,11 +59,12 @@ def test_the_ledger_counts_what_runs(labels: list[tuple[int, ...]]) -> None:
     base = base_of()
     prefix = prefix_of(base, PROMPT)
     has_plain_head(base)
+    packable(base)
     ledger = Ledger(1, 1)
     rows = ROWS * 50
     with counted_positions(base) as counts:
         label_log_probabilities(base, prefix, rows, labels, ledger)
-    assert counts["plain"] == ledger.forward_tokens == scoring_positions(rows, labels)
+    assert counts["plain"] == ledger.forward_tokens == scoring_positions(base, rows, labels)
     assert counts["graded"] == ledger.backward_tokens == 0
 
 

@@ -57,11 +57,11 @@ class Judge:
 
     @property
     def cost(self) -> int:
-        """Token passes of one judgement, padding included and the prefix left out."""
+        """Token passes of one judgement, the prefix left out."""
         if self.decoding.mode != "score":
-            return judged_positions(self.examples)
+            return judged_positions(self.context.base, self.examples)
         rows = [each.row for each in self.examples]
-        return scoring_positions(rows, label_sequences(self.renderer))
+        return scoring_positions(self.context.base, rows, label_sequences(self.renderer))
 
     def verdict(self, prefix: SharedPrefix) -> Verdict:
         """Judge the base as it stands behind this prefix."""

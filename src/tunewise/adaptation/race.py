@@ -69,9 +69,9 @@ class Contestant:
         new = self.examples[len(self.scores) : until]
         first = 0 if self._prefix is not None else computed_positions(self.renderer, self._others)
         if not self.by_label:
-            return first + judged_positions(new)
+            return first + judged_positions(self.context.base, new)
         labels = label_sequences(self.renderer)
-        return first + scoring_positions([each.row for each in new], labels)
+        return first + scoring_positions(self.context.base, [each.row for each in new], labels)
 
     def extend(self, until: int) -> None:
         """Score on to so many rows."""

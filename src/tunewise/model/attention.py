@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.errors import ConfigError
+from tunewise.model.packing import present_packing
 
 NAME = "tunewise"
 # Entries of the B x H x T x S score matrix from which the fused kernel takes over (128 MB float32).
@@ -45,9 +46,10 @@ def attention_forward(
 
     Args:
         module: the layer; not looked at.
-        query: (B, H, T, head width).
-        key: (B, K, S, head width), K key/value heads; K divides H.
-        value: (B, K, S, head width).
+        query: (B, H, T, head width); (1, H, N, head width) where rows are packed.
+        key: (B, K, S, head width), K key/value heads; K divides H. Where rows are packed,
+            (1, K, P+N, head width).
+        value: as `key`.
         attention_mask: (B or 1, 1, T, S) added to the scores; None where all is allowed that is
             not later.
         scaling: of the scores; None for 1 / sqrt(head width).
@@ -55,13 +57,30 @@ def attention_forward(
         others: further settings of the architecture.
 
     Returns:
-        (B, T, H, head width), and no weights.
+        (B, T, H, head width), or (1, N, H, head width) where rows are packed; and no weights.
 
     Raises:
         ConfigError: the architecture has attention sinks, which are not supported.
     """
     if others.get("s_aux") is not None:
         raise ConfigError("models with attention sinks are not supported")
+    packing = present_packing()
+    if packing is None:
+        return _attend(query, key, value, attention_mask, scaling, softcap), None
+    padded = packing.pad(query.transpose(1, 2)).transpose(1, 2)
+    key, value = packing.beside_rows(key), packing.beside_rows(value)
+    mixed = _attend(padded, key, value, attention_mask, scaling, softcap)
+    return packing.pack(mixed), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
     rows, heads, tokens, width = query.shape
     groups, length = key.shape[1], key.shape[2]
     scale = width**-0.5 if scaling is None else scaling
@@ -71,7 +90,7 @@ def attention_forward(
         fused = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=True
         )
-        return fused.transpose(1, 2), None
+        return fused.transpose(1, 2)
     stacked = query.reshape(rows, groups, -1, width)
     scores = (stacked @ key.transpose(2, 3)).view(rows, groups, -1, tokens, length) * scale
     if softcap is not None:
@@ -80,7 +99,7 @@ def attention_forward(
         scores = scores + attention_mask[:, :, None, :, :length]
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     mixed = weights.view(rows, groups, -1, length) @ value
-    return mixed.view(rows, heads, tokens, -1).transpose(1, 2), None
+    return mixed.view(rows, heads, tokens, -1).transpose(1, 2)
 
 
 def _causal(tokens: int, length: int, like: Tensor) -> Tensor:

@@ -14,10 +14,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from tunewise.model.attention import NAME
 from tunewise.model.base import Base
+from tunewise.model.packing import LEAST_PADDING, Packing, packed_as
 from tunewise.model.prefix import SharedPrefix, backbone
 
 _PLAIN_HEADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_PACKABLE: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,11 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def selected_logits(
-    base: Base, prefix: SharedPrefix, inputs: dict[str, Any], select: tuple[Tensor, Tensor]
+    base: Base,
+    prefix: SharedPrefix,
+    inputs: dict[str, Any],
+    select: tuple[Tensor, Tensor],
+    keep: Tensor | None = None,
 ) -> Tensor:
     """Logits at chosen positions.
 
@@ -139,19 +146,90 @@ def selected_logits(
         prefix: positions before the rows.
         inputs: keyword arguments for the rows (`row_inputs`).
         select: row indices (N,) and token indices (N,).
+        keep: (B, T) True at real tokens; where given, padding is left out if that pays.
 
     Returns:
         (N, V) float32.
     """
-    rows = inputs["input_ids"].shape[0]
-    cache = prefix.cache(rows)
-    if has_plain_head(base):
+    plain = has_plain_head(base)
+    if keep is None or not packs(base, keep.sum(dim=1).tolist()):
+        cache = prefix.cache(inputs["input_ids"].shape[0])
+        return _logits(base, inputs, cache, select, plain=plain)
+    packing = Packing.of(keep)
+    places = packing.flat[select[0] * keep.shape[1] + select[1]]
+    with packed_as(packing):
+        flat = (torch.zeros_like(places), places)
+        return _logits(base, _packed(inputs, keep, base), prefix.cache(1), flat, plain=plain)
+
+
+def _packed(inputs: dict[str, Any], keep: Tensor, base: Base) -> dict[str, Any]:
+    """Keyword arguments for the real tokens on one flat axis; the mask stays that of the slots."""
+    return {
+        "input_ids": inputs["input_ids"][keep][None],
+        "position_ids": inputs["position_ids"][keep][None],
+        "attention_mask": _additive(inputs["attention_mask"], keep.shape[1], base),
+    }
+
+
+def _additive(mask: Any, columns: int, base: Base) -> Any:
+    """A mask (B, K) of real keys as an additive one (B, 1, T, K); others are that already."""
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return mask
+    keys = mask.shape[1]
+    causal = torch.ones(columns, keys, dtype=torch.bool, device=mask.device).tril(keys - columns)
+    return additive_mask((causal & mask.bool()[:, None, :])[:, None], base.dtype)
+
+
+def _logits(
+    base: Base, inputs: dict[str, Any], cache: Any, select: tuple[Tensor, Tensor], *, plain: bool
+) -> Tensor:
+    if plain:
         hidden = backbone(base)(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
         logits: Tensor = base.model.get_output_embeddings()(hidden[select])
     else:
         # The head does more than one product (soft capping, scaling): let the model do all of it.
         logits = base.model(**inputs, past_key_values=cache, use_cache=True).logits[select]
     return logits.float()
+
+
+def packs(base: Base, lengths: Sequence[int]) -> bool:
+    """Whether rows of these lengths run without padding."""
+    slots = len(lengths) * max(lengths)
+    return slots - sum(lengths) > LEAST_PADDING * slots and packable(base)
+
+
+def positions(base: Base, lengths: Sequence[int]) -> int:
+    """Positions that the base computes for a batch of rows of these lengths."""
+    return sum(lengths) if packs(base, lengths) else len(lengths) * max(lengths)
+
+
+def packable(base: Base) -> bool:
+    """Whether the base gives the same with packed rows.
+
+    Layers that mix neighbouring tokens outside attention (convolutions, state spaces) do not.
+    Found by trying it once on two short rows; the answer is kept per model.
+    """
+    known = _PACKABLE.get(base.model)
+    if known is None:
+        known = getattr(base.model.config, "_attn_implementation", None) == NAME and _same(base)
+        _PACKABLE[base.model] = known
+    return known
+
+
+def _same(base: Base) -> bool:
+    keep = torch.tensor([[True, True, True, True], [True, True, False, False]], device=base.device)
+    tokens = torch.arange(4, device=base.device).expand(2, -1) % base.vocabulary
+    padded = row_inputs(base, SharedPrefix(), PaddedRows(tokens * keep, keep))
+    packed = _packed(padded, keep, base)
+    with torch.no_grad():
+        wanted = backbone(base)(**padded).last_hidden_state[keep].float()
+        try:
+            with packed_as(Packing.of(keep)):
+                got = backbone(base)(**packed).last_hidden_state[0].float()
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            # A shape that this architecture does not take.
+            return False
+    return bool(torch.dist(got, wanted) < 0.02 * wanted.norm())
 
 
 def has_plain_head(base: Base) -> bool:

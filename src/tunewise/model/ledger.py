@@ -4,8 +4,8 @@ One *token pass* is one position through all layers of the base, once. A forward
 pass; a backward position is one pass when only the gradient of activations is needed (the base is
 frozen: prompts, prefixes, low-rank parts) and two when weight gradients are needed as well, since
 each costs one more product of the same size (Kaplan et al. 2020, section 2.1: forward 2N FLOPs per
-token, backward 4N). Padding is counted, because padding costs. The same run therefore costs the
-same on a slow day.
+token, backward 4N). Padding is counted where it is computed. The same run therefore costs the same
+on a slow day.
 """
 
 from __future__ import annotations

@@ -19,7 +19,13 @@ import torch
 from torch import Tensor
 
 from tunewise.model.base import Base
-from tunewise.model.forward import group_by_length, pad_rows, row_inputs, selected_logits
+from tunewise.model.forward import (
+    group_by_length,
+    pad_rows,
+    positions,
+    row_inputs,
+    selected_logits,
+)
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.prefix import SharedPrefix
@@ -181,8 +187,8 @@ class GradientLoop:
     def costs(self) -> Iterator[int]:
         """Token passes of step after step from the first, exactly as `run` books them; no end."""
         for step in itertools.count():
-            positions = self._positions(self.order.batch(step)) + self.trainable.prefix_positions
-            yield positions * (1 + self.trainable.backward_passes)
+            forward = self._positions(self.order.batch(step)) + self.trainable.prefix_positions
+            yield forward * (1 + self.trainable.backward_passes)
 
     def run(self, steps: int) -> None:
         """Take this many steps.
@@ -201,8 +207,11 @@ class GradientLoop:
         return [[batch[index] for index in piece] for piece in pieces]
 
     def _positions(self, batch: Sequence[int]) -> int:
-        pieces = self._pieces(batch)
-        return sum(len(piece) * self.order.lengths[piece[0]] for piece in pieces)
+        lengths = self.order.lengths
+        return sum(
+            positions(self.base, [lengths[index] for index in piece])
+            for piece in self._pieces(batch)
+        )
 
     def _one_step(self) -> None:
         began = time.perf_counter()
@@ -274,7 +283,8 @@ def answer_losses(
     for batch in _judged_batches(lengths):
         chosen = [examples[index] for index in batch]
         answers = sum(len(example.answer) for example in chosen)
-        ledger.charge(forward=len(batch) * lengths[batch[0]], head=answers)
+        forward = positions(base, [lengths[index] for index in batch])
+        ledger.charge(forward=forward, head=answers)
         with torch.no_grad():
             logits, targets, rows = _answer_logits(base, prefix, chosen)
             sums = torch.zeros(len(batch), device=base.device)
@@ -298,7 +308,7 @@ def _answer_logits(
         place += range(begin, begin + len(example.answer))
         targets += example.answer
     select = (torch.tensor(index, device=base.device), torch.tensor(place, device=base.device))
-    logits = selected_logits(base, prefix, row_inputs(base, prefix, rows), select)
+    logits = selected_logits(base, prefix, row_inputs(base, prefix, rows), select, rows.mask)
     return logits, torch.tensor(targets, device=base.device), select[0]
 
 
@@ -310,10 +320,10 @@ def mean_answer_loss(
     return sum(answer_losses(base, prefix, examples, ledger)) / count
 
 
-def judged_positions(examples: Sequence[Example]) -> int:
-    """Positions that `mean_answer_loss` computes for these rows, padding included."""
+def judged_positions(base: Base, examples: Sequence[Example]) -> int:
+    """Positions that `mean_answer_loss` computes for these rows."""
     lengths = [len(example.inputs) for example in examples]
-    return sum(len(batch) * lengths[batch[0]] for batch in _judged_batches(lengths))
+    return sum(positions(base, [lengths[i] for i in batch]) for batch in _judged_batches(lengths))
 
 
 def _judged_batches(lengths: Sequence[int]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from tunewise.model.forward import (
     group_by_length,
     layer_masks,
     pad_rows,
+    positions,
     prefix_places,
     row_inputs,
     selected_logits,
@@ -54,18 +55,21 @@ def label_log_probabilities(
     for batch in _batches([len(row) + len(inner) for row in rows]):
         padded = pad_rows([rows[index] for index in batch], base.device, left=False)
         if ledger is not None:
-            count = len(batch)
-            ledger.charge(forward=padded.size + count * len(inner), head=count * (1 + len(inner)))
+            lengths = [len(rows[index]) + len(inner) for index in batch]
+            head = len(batch) * (1 + len(inner))
+            ledger.charge(forward=positions(base, lengths), head=head)
         with torch.no_grad():
             scores[batch] = _score_batch(base, prefix, padded, trie, inner).cpu()
     return scores
 
 
-def scoring_positions(rows: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> int:
-    """Positions that `label_log_probabilities` computes for these rows, padding included."""
+def scoring_positions(
+    base: Base, rows: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]
+) -> int:
+    """Positions that `label_log_probabilities` computes for these rows."""
     inner = _inner_nodes(build_trie(labels))
     lengths = [len(row) + len(inner) for row in rows]
-    return sum(len(batch) * lengths[batch[0]] for batch in _batches(lengths))
+    return sum(positions(base, [lengths[i] for i in batch]) for batch in _batches(lengths))
 
 
 def _inner_nodes(trie: Trie) -> list[int]:
@@ -90,7 +94,8 @@ def _score_batch(
     columns = [ends] + [torch.full_like(ends, longest + offset) for offset in range(len(inner))]
     place = torch.stack(columns, dim=1)
     index = torch.arange(count, device=base.device)[:, None].expand_as(place)
-    logits = selected_logits(base, prefix, inputs, (index.flatten(), place.flatten()))
+    keep = torch.cat([rows.mask, rows.mask.new_ones(count, len(inner))], dim=1)
+    logits = selected_logits(base, prefix, inputs, (index.flatten(), place.flatten()), keep)
     log_probability = logits.log_softmax(dim=-1).view(count, place.shape[1], -1)
     slot = {0: 0} | {node: offset + 1 for offset, node in enumerate(inner)}
     columns_of_labels = []

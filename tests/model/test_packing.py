@@ -1,0 +1,135 @@
+"""Packed rows against padded ones: the same logits, the same gradients, fewer positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.laws.fitting import ALL_ARCHITECTURES, base_of, counted_positions
+from torch import Tensor
+
+from tunewise.model import forward
+from tunewise.model.base import Base
+from tunewise.model.forward import (
+    has_plain_head,
+    packable,
+    packs,
+    pad_rows,
+    positions,
+    row_inputs,
+    selected_logits,
+)
+from tunewise.model.packing import Packing, packed_as, present_packing
+from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix, compute_prefix
+from tunewise.model.score import label_log_probabilities
+
+LENGTHS = (3, 17, 1, 9)
+ROWS = [tuple(range(5 + length, 5 + 2 * length)) for length in LENGTHS]
+KEEP = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
+
+
+def prefix_of(base: Base, count: int) -> tuple[Tensor, SharedPrefix]:
+    """Embeddings that take gradients, and their prefix."""
+    generator = torch.Generator().manual_seed(1)
+    embeddings = torch.randn(1, count, base.width, generator=generator) * 0.1
+    embeddings.requires_grad_(True)
+    return embeddings, compute_prefix(base, embeddings) if count else EMPTY_PREFIX
+
+
+def run(base: Base, prefix: SharedPrefix, *, packed: bool) -> Tensor:
+    """Logits at all real tokens."""
+    padded = pad_rows(ROWS, base.device, left=False)
+    select = padded.mask.nonzero(as_tuple=True)
+    inputs = row_inputs(base, prefix, padded)
+    return selected_logits(base, prefix, inputs, select, padded.mask if packed else None)
+
+
+@pytest.mark.parametrize("count", [0, 6])
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_the_same_logits_and_gradients(architecture: str, count: int) -> None:
+    base = base_of(architecture)
+    assert packs(base, LENGTHS)
+    outcomes = []
+    for packed in (True, False):
+        embeddings, prefix = prefix_of(base, count)
+        logits = run(base, prefix, packed=packed)
+        weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
+        gradient = torch.autograd.grad((logits * weights).sum(), embeddings)[0] if count else logits
+        outcomes.append((logits.detach(), gradient))
+    (logits, gradient), (wanted_logits, wanted_gradient) = outcomes
+    torch.testing.assert_close(logits, wanted_logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient, wanted_gradient, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_scored_labels_are_the_same_and_the_work_is_what_is_booked(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = base_of(architecture)
+    has_plain_head(base)
+    assert packable(base)
+    labels = [(1, 2, 3), (1, 2, 4), (7,), (9, 1)]
+    with torch.no_grad():
+        _, prefix = prefix_of(base, 4)
+        with counted_positions(base) as counts:
+            packed = label_log_probabilities(base, prefix, ROWS, labels)
+        assert counts["plain"] == sum(LENGTHS) + 3 * len(LENGTHS)
+        monkeypatch.setattr(forward, "packable", lambda base: False)
+        padded = label_log_probabilities(base, prefix, ROWS, labels)
+    torch.testing.assert_close(packed, padded, atol=1e-4, rtol=1e-4)
+
+
+def test_positions_are_counted_without_padding_only_where_rows_are_packed() -> None:
+    base = base_of("llama")
+    assert positions(base, (20, 1)) == 21
+    assert positions(base, (20, 20)) == 40
+    # Less than a twentieth of padding stays.
+    assert positions(base, (20,) * 19 + (19,)) == 400
+
+
+def test_a_base_that_mixes_neighbours_outside_attention_is_not_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = base_of("llama")
+
+    def shifted(module: Any, arguments: Any, output: Tensor) -> Tensor:
+        return output + torch.roll(output, 1, dims=1)
+
+    handle = base.model.model.layers[0].mlp.register_forward_hook(shifted)
+    try:
+        assert not packable(base)
+        assert positions(base, (20, 1)) == 40
+    finally:
+        handle.remove()
+
+
+def test_there_and_back() -> None:
+    packing = Packing.of(KEEP)
+    packed = torch.randn(1, 6, 2, 4, requires_grad=True)
+    padded = packing.pad(packed)
+    assert padded.shape == (3, 3, 2, 4)
+    assert torch.equal(padded[KEEP], packed[0])
+    assert torch.equal(packing.pack(padded), packed)
+    (gradient,) = torch.autograd.grad(packing.pack(padded * 2).sum(), packed)
+    assert torch.equal(gradient, torch.full_like(packed, 2.0))
+
+
+def test_padding_gets_no_gradient() -> None:
+    padded = torch.randn(3, 3, 2, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(Packing.of(KEEP).pack(padded).sum(), padded)
+    assert torch.equal(gradient, KEEP[:, :, None, None].expand(3, 3, 2, 4).float())
+
+
+def test_the_packing_is_present_only_inside_its_context() -> None:
+    packing = Packing.of(KEEP)
+    assert present_packing() is None
+
+    def fail() -> None:
+        with packed_as(packing):
+            assert present_packing() is packing
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert present_packing() is None
