@@ -1,12 +1,13 @@
 # make setup   the environment in .venv, the default base model, the demo's data
 # make demo    the main job on real data: a table, a recommendation, a report
+# make bench   fitting and measuring beside PEFT, TRL and lm-evaluation-harness (about 40 minutes)
 # make test    style, types and tests
 #
 # Needs Python 3.11 or newer, make and a package index; the network is used by setup only.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test clean FORCE
+.PHONY: help setup demo bench test clean FORCE
 
 PYTHON = .venv/bin/python
 PIP = $(PYTHON) -m pip --disable-pip-version-check --quiet
@@ -51,6 +52,10 @@ $(DATA): demo/prepare_data.py | .venv/.ready
 
 demo: setup
 	@.venv/bin/tunewise compare $(DATA) --out runs/demo $(DEMO_OPTIONS)
+
+bench: setup
+	@$(PIP) install --constraint constraints.txt --requirement benchmarks/requirements.txt
+	@$(PYTHON) -m benchmarks
 
 # One thread for each of the two test processes: more would only wait for each other.
 test: setup

@@ -1,0 +1,1 @@
+"""Benchmarks: fitting and measuring beside what a user would run instead."""
