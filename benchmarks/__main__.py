@@ -10,7 +10,7 @@ from benchmarks.growth_run import GROWTHS, run_growths
 from benchmarks.records import Options, load_record, run_group, save, write
 from benchmarks.tables import results_page
 from benchmarks.workloads import REPOSITORY
-from benchmarks.works import groups
+from benchmarks.works import Group, groups, quick
 from tunewise.model.base import default_threads
 
 HERE = Path(__file__).resolve().parent
@@ -40,11 +40,14 @@ def main() -> int:
         if page is not None:
             write(pages / "scaling.md", page)
         return 0
-    return _results(only, options, records, pages)
-
-
-def _results(only: list[str], options: Options, records: Path, pages: Path) -> int:
     everything = groups(options.steps, options.repeats)
+    chosen = tuple(map(quick, everything)) if asked.quick else everything
+    return _results(only, options, chosen, records, pages)
+
+
+def _results(
+    only: list[str], options: Options, everything: tuple[Group, ...], records: Path, pages: Path
+) -> int:
     for group in everything:
         if only and group.name not in only:
             continue

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -68,6 +70,7 @@ class Gate:
         Args:
             results: what came out of it; JSON values.
         """
+        settle()
         seconds = time.perf_counter() - self._began
         self._send({"done": {"seconds": seconds, "peak_bytes": peak_bytes(), **results}})
 
@@ -81,14 +84,24 @@ class Gate:
         self._reports.flush()
 
 
+def settle() -> None:
+    """Wait until a GPU, where there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def forget_peak() -> None:
-    """Let the highest resident size begin anew (Linux); elsewhere it counts from the start."""
+    """Let the peak begin anew (Linux, GPU); elsewhere it counts from the process' start."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
         _CLEAR.write_text("5")
 
 
 def peak_bytes() -> int:
-    """The highest resident size of this process since `forget_peak`."""
+    """The GPU's most allocated memory, or else the highest resident size, since `forget_peak`."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
     found = _status("VmHWM")
     if found is not None:
         return found
@@ -96,7 +109,9 @@ def peak_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """The resident size of this process; 0 where the system does not tell."""
+    """What the GPU has allocated, or else the resident size; 0 where the system does not tell."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_allocated())
     found = _status("VmRSS")
     return 0 if found is None else found
 

@@ -31,10 +31,12 @@ from tunewise.task.task import load_task
 from tunewise.task.types import Kind
 
 LAYERS, WIDTH, VOCABULARY, HEAD_WIDTH = 4, 256, 4096, 64
-ROW_TOKENS, VIRTUAL_TOKENS, SCORED_ROWS = 32, 20, 64
+ROW_TOKENS, VIRTUAL_TOKENS = 32, 20
+# Rows scored for many labels; no batch holds more.
+SCORED_ROWS = 64
 # Numbers a layer keeps for backward, as a multiple of its width: norms, projections, the MLP.
 KEPT_WIDTHS = 24
-# Positions that are scored at once.
+# Positions that are scored at once, at most.
 AT_ONCE = 4096
 
 Expected = dict[str, float]
@@ -183,8 +185,8 @@ def _score(*, rows: int, labels: int, width: int, layers: int) -> Unit:
     def unit() -> Expected:
         ledger = Ledger(base.body_parameters, base.head_parameters)
         label_log_probabilities(base, EMPTY_PREFIX, asked, named, ledger)
-        # Rows run in batches of so many positions; the logits of one batch are alive at once.
-        share = min(1.0, AT_ONCE / ledger.forward_tokens)
+        # Rows run in batches; the logits of one batch are alive at once.
+        share = min(1.0, AT_ONCE / ledger.forward_tokens, SCORED_ROWS / rows)
         return {"flops": ledger.work().flops, "bytes": share * ledger.head_passes * VOCABULARY}
 
     return unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,8 +16,8 @@ from benchmarks.tables import table
 from benchmarks.works import Group
 
 MEGA = 2**20
-# Below this much growth over the start the allocator's own steps are all that is seen.
-LEAST_BYTES = 4 * MEGA
+# Below this much growth the allocator's own steps are all that is seen.
+LEAST_BYTES = MEGA
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,11 @@ def _page(found: list[tuple[Growth, Record]], options: Options) -> str:
         "Written by `python -m benchmarks scaling`. Small models with random weights in float32, "
         "batches of 16 rows. Seconds are medians; bytes are what the process grew by at its peak "
         "over its size once loaded. A slope is that of a straight line through the logarithms: 1 "
-        "is in proportion, 2 is with the square, 0 is not at all. The expected slope is that of "
-        "the counted operations, or of the numbers that must be alive at once, over the same "
-        "sizes; what every call costs whatever its size lies outside the count and makes measured "
-        "slopes smaller.",
+        "is in proportion, 2 is with the square, 0 is not at all. Of two slopes the first is over "
+        "all sizes, the second between the two largest. The expected slope is that of the counted "
+        "operations, or of the numbers that must be alive at once, over the same sizes. What "
+        "every call costs whatever its size lies outside the count and makes measured slopes "
+        "smaller, at small sizes most.",
         "\n".join(f"- {line}" for line in machine_lines(options.threads)),
         "## Slopes",
         table(
@@ -112,15 +114,19 @@ def _slopes(growth: Growth, record: Record) -> list[str]:
     good = {int(size): side for size, side in record.sides.items() if side.seconds}
     if len(good) < 2:
         return [growth.name, "", "not measured", "", ""]
-    sizes = list(good)
-    counted = slope(sizes, [side.expected["flops"] for side in good.values()])
-    seconds = slope(sizes, [median(side.seconds) for side in good.values()])
-    alive = slope(sizes, [side.expected["bytes"] for side in good.values()])
-    visible = {size: grown(side) for size, side in good.items() if grown(side) >= LEAST_BYTES}
-    bytes_slope = (
-        f"{slope(list(visible), list(visible.values())):.2f}" if len(visible) > 1 else "too small"
+    columns = (
+        [side.expected["flops"] for side in good.values()],
+        [median(side.seconds) for side in good.values()],
+        [side.expected["bytes"] for side in good.values()],
+        [max(LEAST_BYTES, grown(side)) for side in good.values()],
     )
-    return [growth.name, f"{counted:.2f}", f"{seconds:.2f}", f"{alive:.2f}", bytes_slope]
+    return [growth.name, *(_two_slopes(list(good), values) for values in columns)]
+
+
+def _two_slopes(sizes: list[int], values: Sequence[float]) -> str:
+    """Over all sizes, and between the two largest."""
+    found = (slope(sizes, values), slope(sizes[-2:], values[-2:]))
+    return ", ".join(f"{round(each, 2) + 0.0:.2f}" for each in found)
 
 
 def _point(size: str, side: Measured) -> list[str]:

@@ -7,7 +7,7 @@ import time
 import torch
 from torch.nn.functional import linear
 
-from benchmarks.gate import Gate
+from benchmarks.gate import Gate, settle
 from benchmarks.jobs import Job
 
 # Positions x width in x width out: the default base's layers on a batch of short rows, the same on
@@ -20,11 +20,12 @@ SECONDS_PER_SHAPE = 0.4
 def serve(job: Job, gate: Gate) -> None:
     """Measure the best rate in every block."""
     dtype = getattr(torch, job.dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator().manual_seed(0)
     pairs = []
     for rows, width, columns in (*SHAPES, *LARGE):
-        left = torch.randn(rows, width, generator=generator).to(dtype)
-        pairs.append((left, torch.randn(columns, width, generator=generator).to(dtype)))
+        left = torch.randn(rows, width, generator=generator).to(device, dtype)
+        pairs.append((left, torch.randn(columns, width, generator=generator).to(device, dtype)))
     gate.ready(units=1, dtype=job.dtype)
     while gate.next().count:
         gate.done(rates=[_rate(left, right) for left, right in pairs])
@@ -37,5 +38,6 @@ def _rate(left: torch.Tensor, right: torch.Tensor) -> float:
     while time.perf_counter() - began < SECONDS_PER_SHAPE:
         start = time.perf_counter()
         linear(left, right)
+        settle()
         best = min(best, time.perf_counter() - start)
     return flops / best

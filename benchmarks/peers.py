@@ -36,9 +36,10 @@ IGNORED = -100
 def load_plain(job: Job) -> tuple[Any, Any]:
     """Model and tokenizer as transformers loads them from the folder of the base."""
     folder = str(resolve(job.model).path)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, job.dtype)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def serve_trainer(job: Job, gate: Gate) -> None:
@@ -207,7 +208,9 @@ def _prefix_weights(model: Any, workload: Workload, count: int) -> Tensor:
     """(P, layers x 2 x key/value width): the layout of PEFT's prefix encoder."""
     tokens = initial.prefix_tokens(workload.renderer.shared_tokens, count)
     with torch.no_grad():
-        cache = model(input_ids=torch.tensor([tokens]), use_cache=True).past_key_values
+        cache = model(
+            input_ids=torch.tensor([tokens], device=model.device), use_cache=True
+        ).past_key_values
     pieces = [
         tensor[0].transpose(0, 1).reshape(count, -1)
         for layer in cache.layers

@@ -108,7 +108,7 @@ class SideProcess:
         try:
             self._tell(0, warm=False)
             self._process.wait(timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
+        except (OSError, SideError, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()
         finally:
@@ -161,9 +161,7 @@ def take_turns(
             for name in list(alive):
                 warm = block == 0
                 _guarded(name, measured, alive, _block(1 if warm else steps, warm=warm))
-                seconds = measured[name].seconds
-                if not warm and seconds:
-                    say(f"  {name}: {seconds[-1]:.4f} s a unit ({block} of {repeats})")
+                say(f"  {name}, block {block} of {repeats}: {_told(measured[name])}")
     finally:
         for side in alive.values():
             side.close()
@@ -181,6 +179,14 @@ def _guarded(
     except SideError as fault:
         measured[name].fault = str(fault)
         alive.pop(name).close()
+
+
+def _told(side: Measured) -> str:
+    if side.fault:
+        return f"fault: {side.fault}"
+    if side.rates:
+        return f"{max(side.rates) / 1e9:.0f} GFLOP/s at best"
+    return f"{side.seconds[-1]:.4f} s a unit" if side.seconds else "warm"
 
 
 def _begin(side: SideProcess, into: Measured) -> None:

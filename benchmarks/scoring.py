@@ -123,12 +123,14 @@ def _plain_batch(model: Any, requests: Sequence[Request]) -> list[float]:
     for index, each in enumerate(tokens):
         ids[index, : len(each)] = torch.tensor(each)
         mask[index, : len(each)] = 1
-    logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
+    logits: Tensor = model(
+        input_ids=ids.to(model.device), attention_mask=mask.to(model.device)
+    ).logits
     scores = []
     for index, (context, label) in enumerate(requests):
         begin = len(context) - 1
         after = logits[index, begin : begin + len(label)].float().log_softmax(dim=-1)
-        taken = after.gather(1, torch.tensor(label)[:, None])
+        taken = after.gather(1, torch.tensor(label, device=model.device)[:, None])
         scores.append(float(taken.sum()))
     return scores
 

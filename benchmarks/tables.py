@@ -16,6 +16,7 @@ TOLERANCE = 1e-4
 
 _TIMES = (
     "work",
+    "peer",
     "ours, s",
     "peer, s",
     "ratio",
@@ -26,7 +27,16 @@ _TIMES = (
     "peak memory of ours and peer, MB",
 )
 _SHARES = ("work", "counted GFLOP a step", "s a step", "GFLOP/s", "best product, GFLOP/s", "share")
-_MEMORY = ("work", "ours, MB", "peer, MB", "ours before", "peer before", "must be", "reached")
+_MEMORY = (
+    "work",
+    "peer",
+    "ours, MB",
+    "peer, MB",
+    "ours before",
+    "peer before",
+    "must be",
+    "reached",
+)
 _RUNS = ("group", "measured on", "load before and after", "steps a block", "blocks", "rows of")
 
 
@@ -70,7 +80,7 @@ def results_page(pairs: Sequence[tuple[Group, Record]], options: Options) -> str
 
 def _time_line(group: Group, line: Comparison, record: Record) -> list[str]:
     ours, peer = record.sides[line.ours], record.sides[line.peer]
-    cells = [f"{line.work} ({_peer_name(line)})", _seconds(ours), _seconds(peer)]
+    cells = [line.work, line.peer, _seconds(ours), _seconds(peer)]
     must = "" if line.must_reach is None else f"{line.must_reach:g}"
     if ours.seconds and peer.seconds:
         ratio = median(peer.seconds) / median(ours.seconds)
@@ -80,10 +90,6 @@ def _time_line(group: Group, line: Comparison, record: Record) -> list[str]:
         fault = ours.fault if ours.fault else peer.fault
         cells += ["", must, "fault" if fault else "not measured", fault[:120]]
     return [*cells, _difference(line, ours, peer), f"{_megabytes(ours)}, {_megabytes(peer)}"]
-
-
-def _peer_name(line: Comparison) -> str:
-    return f"against {line.peer}"
 
 
 def _seconds(side: Measured) -> str:
@@ -133,8 +139,15 @@ def _memory_line(line: Comparison, record: Record) -> list[str]:
     before = [f"{side.facts.get('resident_bytes', 0) / MEGA:.0f}" for side in (ours, peer)]
     known = ours.peak_bytes > 0 and peer.peak_bytes > 0 and bool(peer.seconds)
     reached = _yes(ours.peak_bytes <= peer.peak_bytes) if known else "not measured"
-    work = f"{line.work} ({_peer_name(line)})"
-    return [work, _megabytes(ours), _megabytes(peer), *before, "no more than the peer's", reached]
+    return [
+        line.work,
+        line.peer,
+        _megabytes(ours),
+        _megabytes(peer),
+        *before,
+        "no more than the peer's",
+        reached,
+    ]
 
 
 def _share_lines(pairs: Sequence[tuple[Group, Record]]) -> list[list[str]]:
