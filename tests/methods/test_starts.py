@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.laws.fitting import base_of, context_of, fit, planted_view
+import torch
+from tests.laws.fitting import base_of, context_of, counted_positions, fit, planted_view
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.predict import BasePredictor, predictor_for
@@ -78,9 +79,45 @@ def test_only_the_last_layers(last: int, layers: set[str]) -> None:
     assert {name.split(".")[2] for name in stored.tensors} == layers
 
 
-def test_more_layers_than_there_are() -> None:
+def test_a_lora_of_the_last_layer_only() -> None:
+    got = fit(base_of(), "lora", VIEW, steps=1, batch_size=4, last_layers=1)
+    stored: Any = next(part for part in got.parts if part.kind == "low_rank")
+    assert stored.tensors
+    assert all(".layers.1." in name for name in stored.tensors)
+    with predictor_for(base_of(), got) as predictor:
+        assert len(predictor.answers(["a b c"])) == 1
+
+
+@pytest.mark.parametrize(("name", "passes"), [("lora", 1.0), ("full", 2.0)])
+@pytest.mark.parametrize("last", [1, 2])
+def test_nothing_goes_back_below_the_lowest_trained_layer(
+    name: str, passes: float, last: int
+) -> None:
+    base = base_of()
+    context = context_of(base, VIEW)
+    reached = {0: 0, 1: 0}
+    for number, layer in enumerate(base.model.model.layers):
+
+        def count(module: Any, inputs: Any, output: Any, number: int = number) -> None:
+            if torch.is_grad_enabled() and output.requires_grad:
+                output.register_hook(
+                    lambda gradient: reached.__setitem__(number, reached[number] + 1)
+                )
+
+        layer.mlp.down_proj.register_forward_hook(count)
+    with counted_positions(base) as counts:
+        fit(base, name, VIEW, context=context, steps=2, batch_size=4, last_layers=last)
+    assert reached[1] > 0
+    assert (reached[0] > 0) == (last == 2)
+    # Each of the two steps is rounded.
+    wanted = counts["graded"] * passes * last / 2
+    assert context.ledger.backward_tokens == pytest.approx(wanted, abs=1)
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_more_layers_than_there_are(name: str) -> None:
     with pytest.raises(ConfigError, match="so many last layers"):
-        fit(base_of(), "full", VIEW, steps=1, last_layers=3)
+        fit(base_of(), name, VIEW, steps=1, last_layers=3)
 
 
 def test_a_prefix_that_the_budget_does_not_start() -> None:

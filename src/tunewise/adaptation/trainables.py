@@ -29,6 +29,7 @@ from tunewise.adaptation.parts import (
 )
 from tunewise.adaptation.peft_format import low_rank_part
 from tunewise.model.base import Base
+from tunewise.model.layers import share_with_gradients
 from tunewise.model.loop import Trainable
 from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix
 from tunewise.task.render import Renderer
@@ -92,7 +93,7 @@ class VirtualTokens:
         seed: of the network's first layer.
     """
 
-    backward_passes = 1
+    backward_passes = 1.0
 
     def __init__(self, frozen: FrozenPrefix, initial: Tensor, *, hidden: int, seed: int) -> None:
         self.frozen = frozen
@@ -151,7 +152,7 @@ class KVPrefix:
         replaces_shared_text: whether it stands in place of the shared text.
     """
 
-    backward_passes = 1
+    backward_passes = 1.0
 
     def __init__(
         self, frozen: FrozenPrefix, initial: SharedPrefix, *, replaces_shared_text: bool
@@ -243,11 +244,10 @@ class LowRank(Masters):
         layers: the layers.
     """
 
-    backward_passes = 1
-
     def __init__(self, frozen: FrozenPrefix, layers: LowRankLayers) -> None:
         super().__init__(layers.working, layers.exact)
         self.frozen, self.config = frozen, layers.config
+        self.backward_passes = share_with_gradients(frozen.base, layers.working)
 
     @property
     def prefix_positions(self) -> int:
@@ -279,12 +279,11 @@ class Weights(Masters):
         names: which parameters are trained; they must be writable copies already.
     """
 
-    backward_passes = 2
-
     def __init__(self, frozen: FrozenPrefix, names: Sequence[str]) -> None:
         named = dict(frozen.base.model.named_parameters())
         super().__init__({name: named[name] for name in names})
         self.frozen = frozen
+        self.backward_passes = 2 * share_with_gradients(frozen.base, names)
 
     @property
     def prefix_positions(self) -> int:

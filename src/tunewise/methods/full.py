@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from pydantic import Field
 
 from tunewise.adaptation.attach import attached
@@ -16,9 +14,9 @@ from tunewise.errors import ConfigError
 from tunewise.methods._contract import Needs
 from tunewise.methods._gradient import GradientSettings, starting_renderer
 from tunewise.model.base import Base
+from tunewise.model.layers import layer_of
 
 LEARNING_RATES = (5e-5, 2e-4)
-_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
 class FullSettings(GradientSettings):
@@ -64,7 +62,7 @@ def _trained_names(base: Base, last_layers: int | None) -> list[str]:
     names = [name for name, _ in base.model.named_parameters() if "lora_" not in name]
     if last_layers is None:
         return names
-    numbered = {name: int(match[1]) for name in names if (match := _LAYER.search(f".{name}"))}
+    numbered = {name: layer for name in names if (layer := layer_of(name)) is not None}
     if not numbered or last_layers > base.layers:
         raise ConfigError(
             "so many last layers cannot be trained",

@@ -55,7 +55,8 @@ class Trainable(Protocol):
 
     Attributes:
         parameters: float32 leaves by name.
-        backward_passes: backward passes per position: 1 with frozen weights, 2 with trained ones.
+        backward_passes: backward passes per position: 1 with frozen weights, 2 with trained ones,
+            times the share of layers above the lowest trained one (nothing below needs gradients).
         prefix_positions: positions that one call of `prefix` computes.
     """
 
@@ -65,7 +66,7 @@ class Trainable(Protocol):
         ...
 
     @property
-    def backward_passes(self) -> int:
+    def backward_passes(self) -> float:
         """See the class."""
         ...
 
@@ -188,7 +189,7 @@ class GradientLoop:
         """Token passes of step after step from the first, exactly as `run` books them; no end."""
         for step in itertools.count():
             forward = self._positions(self.order.batch(step)) + self.trainable.prefix_positions
-            yield forward * (1 + self.trainable.backward_passes)
+            yield forward + self._backward_positions(forward)
 
     def run(self, steps: int) -> None:
         """Take this many steps.
@@ -213,13 +214,18 @@ class GradientLoop:
             for piece in self._pieces(batch)
         )
 
+    def _backward_positions(self, forward: int) -> int:
+        return round(forward * self.trainable.backward_passes)
+
     def _one_step(self) -> None:
         began = time.perf_counter()
         batch = self.order.batch(self.step)
         answers = sum(len(self.examples[index].answer) for index in batch)
         forward = self._positions(batch) + self.trainable.prefix_positions
-        passes = self.trainable.backward_passes
-        self.ledger.charge(forward=forward, backward=forward * passes, head=answers * (1 + passes))
+        # The head stands above all layers: only with all weights trained has it two passes.
+        head = answers * (1 + max(1, int(self.trainable.backward_passes)))
+        backward = self._backward_positions(forward)
+        self.ledger.charge(forward=forward, backward=backward, head=head)
         self.optimizer.zero_grad(set_to_none=True)
         live = self.trainable.prefix()
         loss = self._backward(live, batch, answers)
