@@ -22,6 +22,7 @@ class Job:
         steps: optimizer steps in all blocks together.
         demonstrations: solved rows in the prompt of scored rows.
         autocast: the peer keeps float32 weights and multiplies in bfloat16.
+        pieces: parts in which a peer takes a step's rows (gradient accumulation).
         subset: of the scored rows, how many evenly spread ones this side scores; 0 for all.
     """
 
@@ -36,6 +37,7 @@ class Job:
     steps: int = 0
     demonstrations: int = 0
     autocast: bool = False
+    pieces: int = 1
     subset: int = 0
 
     def as_json(self) -> str:

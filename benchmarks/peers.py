@@ -54,7 +54,7 @@ def serve_trainer(job: Job, gate: Gate) -> None:
             train_dataset=_records(workload),
             data_collator=_Collator(_padding(tokenizer)),
         )
-        _train(trainer, gate, workload.data)
+        _train(trainer, gate, workload.data, job.pieces)
 
 
 def serve_sft_trainer(job: Job, gate: Gate) -> None:
@@ -84,7 +84,7 @@ def serve_sft_trainer(job: Job, gate: Gate) -> None:
             peft_config=_lora_config(job.size) if start else None,
         )
         _copy_low_rank(trainer.model, start)
-        _train(trainer, gate, workload.data)
+        _train(trainer, gate, workload.data, job.pieces)
 
 
 class _Recorded:
@@ -107,8 +107,8 @@ class _RecordedTrainer(_Recorded, Trainer):
 class _AtGate(TrainerCallback):
     """Holds the trainer between two steps until the gate opens."""
 
-    def __init__(self, gate: Gate, losses: list[float]) -> None:
-        self.gate, self.losses = gate, losses
+    def __init__(self, gate: Gate, losses: list[float], pieces: int) -> None:
+        self.gate, self.losses, self.pieces = gate, losses, pieces
         self.left = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -120,7 +120,9 @@ class _AtGate(TrainerCallback):
         self.left -= 1
         if self.left > 0:
             return
-        self.gate.done(losses=list(self.losses))
+        # Each piece's loss is already divided by the answer tokens of the whole step.
+        begins = range(0, len(self.losses), self.pieces)
+        self.gate.done(losses=[sum(self.losses[at : at + self.pieces]) for at in begins])
         self.losses.clear()
         self.left = self.gate.next().count
         if self.left == 0:
@@ -151,7 +153,8 @@ class _Collator:
 def _arguments(job: Job, folder: str) -> dict[str, Any]:
     return {
         "output_dir": folder,
-        "per_device_train_batch_size": BATCH,
+        "per_device_train_batch_size": BATCH // job.pieces,
+        "gradient_accumulation_steps": job.pieces,
         # One more than will be asked for: the gate ends the training, not the count.
         "max_steps": job.steps + 1,
         "learning_rate": job.learning_rate,
@@ -237,9 +240,9 @@ def _copy_low_rank(model: Any, start: dict[str, tuple[Tensor, Tensor]]) -> None:
                 named[f"base_model.model.{layer}.lora_{letter}.default.weight"].copy_(tensor)
 
 
-def _train(trainer: Any, gate: Gate, data: str) -> None:
+def _train(trainer: Any, gate: Gate, data: str, pieces: int) -> None:
     trainer.losses = []
-    trainer.add_callback(_AtGate(gate, trainer.losses))
+    trainer.add_callback(_AtGate(gate, trainer.losses, pieces))
     trained = [each for each in trainer.model.parameters() if each.requires_grad]
     gate.ready(
         trained=sum(each.numel() for each in trained),

@@ -31,8 +31,8 @@ class Source:
     Attributes:
         folder: the set's folder.
         instruction: what to do, in words; None for the project's own.
-        most_tokens: longer training rows are left out, so that a batch padded to its longest row
-            fits into 16 GB in float32 on the peer's side.
+        most_tokens: longer training rows are left out, so that the peer's padded rows fit into
+            memory.
     """
 
     folder: str
