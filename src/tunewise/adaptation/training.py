@@ -97,6 +97,9 @@ class Training:
         if not self._resume():
             self._judge(0)
         for stage in self.layout.stages[self.state.stages_done :]:
+            if stage.learning_rate is None:
+                # Only trials begin from it again, and it is as large as all that is trained.
+                self.start = {}
             self._run_stage(stage)
             self.state.stages_done += 1
             self._store()
@@ -208,7 +211,8 @@ class Training:
     def _identity(self) -> str:
         """Tells a stored state of this very fit from that of another."""
         context = self.context
-        shapes = [(name, tuple(leaf.shape)) for name, leaf in self.start.items()]
+        leaves = self.trainable.parameters.items()
+        shapes = [(name, tuple(leaf.shape)) for name, leaf in leaves]
         facts = (self.plan, self.layout, shapes, context.seed, context.data_hash)
         return hashlib.sha256(repr((facts, context.base.fingerprint)).encode()).hexdigest()
 
