@@ -38,6 +38,8 @@ from tunewise.methods._contract import Method, parse_settings
 from tunewise.methods._registry import discover_methods, find_method
 from tunewise.model.base import default_threads, processor_name
 from tunewise.model.ledger import UNIT
+from tunewise.planning.plan import plan_run
+from tunewise.planning.records import RunPlan
 from tunewise.steps import Ground, Reporter, check_method, fit, fit_facts, measure, stand_on
 from tunewise.task.task import LoadedTask, load_task
 from tunewise.task.types import Row
@@ -59,15 +61,7 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
         InputError: the run cannot be made; a folder that was new is not left behind.
         RunError: it could not finish; the same command goes on from there.
     """
-    known = discover_methods()
-    chosen = [find_method(name, known) for name in config.methods] or list(known.values())
-    # All that can be refused is refused before anything slow begins.
-    for name in config.settings:
-        find_method(name, known)
-    settings = {
-        each.name: parse_settings(each, config.settings.get(each.name, {})) for each in chosen
-    }
-    parse_budget(config.budget, mean_row_tokens=1.0)
+    chosen, settings = _chosen(config)
     task = load_task(config.source, config.options)
     plan = config.plan(task.data_hash)
     check_out(out, plan)
@@ -106,6 +100,40 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
     details = gather_details(comparison, records, rows, ground.check.as_dict())
     write_reports(comparison, details, out)
     return comparison
+
+
+def plan(config: RunConfig) -> RunPlan:
+    """What `compare` would cost. Nothing is fitted and nothing is written.
+
+    Args:
+        config: what would run.
+
+    Raises:
+        InputError: the run cannot be made.
+    """
+    chosen, settings = _chosen(config)
+    task = load_task(config.source, config.options)
+    jobs, skipped = _jobs(chosen, task, config.seeds)
+    ground = stand_on(task, config.base, config.dtype)
+    budget = parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens)
+    return plan_run(ground, jobs, skipped, settings, budget)
+
+
+def _chosen(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
+    """The methods of a run, and their settings by name.
+
+    Raises:
+        InputError: what can be refused before anything slow begins.
+    """
+    known = discover_methods()
+    chosen = [find_method(name, known) for name in config.methods] or list(known.values())
+    for name in config.settings:
+        find_method(name, known)
+    settings = {
+        each.name: parse_settings(each, config.settings.get(each.name, {})) for each in chosen
+    }
+    parse_budget(config.budget, mean_row_tokens=1.0)
+    return chosen, settings
 
 
 def _fit_all(

@@ -33,7 +33,17 @@ ALLOWED: Mapping[str, set[str]] = {
     "serve": BELOW_METHODS,
     "config": {*MATHS, "task"},
     "steps": {*BELOW_METHODS, "methods", "measure"},
-    "pipeline": {*BELOW_METHODS, "methods", "measure", "compare", "serve", "config", "steps"},
+    "planning": {*BELOW_METHODS, "methods", "measure", "steps"},
+    "pipeline": {
+        *BELOW_METHODS,
+        "methods",
+        "measure",
+        "compare",
+        "serve",
+        "config",
+        "steps",
+        "planning",
+    },
     "cli": {
         *BELOW_METHODS,
         "methods",
@@ -42,6 +52,7 @@ ALLOWED: Mapping[str, set[str]] = {
         "serve",
         "config",
         "steps",
+        "planning",
         "pipeline",
     },
 }

@@ -42,12 +42,20 @@ def typed_command() -> str:
 @click.option(
     "--seeds", default="3", show_default=True, metavar="N", help="number of seeds, or seeds: 0,5,7"
 )
+@click.option(
+    "--plan",
+    "plan_only",
+    is_flag=True,
+    help="only say what the run would cost; nothing is fitted or written",
+)
 @budget_option
 @base_option
 @dtype_option
 @json_option
 @data_options
-def compare_command(data: str | None, out: Path | None, as_json: bool, **values: Any) -> None:
+def compare_command(
+    data: str | None, out: Path | None, plan_only: bool, as_json: bool, **values: Any
+) -> None:
     """Fit every method at an equal budget, measure them on the same rows, recommend one.
 
     DATA is a JSONL, JSON, CSV, TSV or Parquet file, a folder with train, validation and test
@@ -64,6 +72,9 @@ def compare_command(data: str | None, out: Path | None, as_json: bool, **values:
         seeds=parse_seeds(rest["seeds"]),
         budget="default" if rest["budget"] is None else rest["budget"],
     )
+    if plan_only:
+        _plan(config, as_json)
+        return
     from tunewise.cli.show import bars, show_comparison
     from tunewise.pipeline import compare
 
@@ -77,6 +88,18 @@ def compare_command(data: str | None, out: Path | None, as_json: bool, **values:
     click.echo(f"\nreport: {folder / 'report.html'}")
     best = comparison.entry(comparison.recommendation.method)
     click.echo(f'try it: tunewise predict {folder / best.adaptation} "some text"')
+
+
+def _plan(config: RunConfig, as_json: bool) -> None:
+    """Say what a run would cost."""
+    from tunewise.cli.show import show_plan
+    from tunewise.pipeline import plan
+
+    planned = plan(config)
+    if as_json:
+        click.echo(json.dumps(planned.as_dict(), ensure_ascii=False))
+    else:
+        show_plan(planned)
 
 
 @click.command("predict")

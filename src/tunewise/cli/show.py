@@ -22,6 +22,7 @@ from tunewise.cli.layout import choose_columns, hang, lines_of
 
 if TYPE_CHECKING:
     from tunewise.compare.contract import Comparison
+    from tunewise.planning.records import JobPlan, RunPlan
 
 ERR = Console(stderr=True)
 OUT = Console()
@@ -142,6 +143,62 @@ def show_comparison(comparison: Comparison) -> None:
     ):
         for sentence in sentences:
             _line(f"  {title}: {sentence}", indent=4 + len(title))
+
+
+def show_plan(plan: RunPlan) -> None:
+    """What a run would cost: a line for each method, the sum, and what would be left out."""
+    jobs: dict[str, list[JobPlan]] = {}
+    for job in plan.jobs:
+        jobs.setdefault(job.method, []).append(job)
+    _line(
+        f"{plan.budget:,} token passes per fit; this machine timed in "
+        f"{plan.calibration_seconds:.1f} s; nothing was fitted"
+    )
+    OUT.print()
+    headers = ["method", "seeds", "token passes", "fit", "measure", "peak memory"]
+    rows = [_planned(name, each) for name, each in jobs.items()]
+    totals = plan.totals
+    rows.append(
+        [
+            "all",
+            f"{len(plan.jobs)}",
+            f"{totals['token_passes']:,}",
+            duration(totals["fit_seconds"]),
+            duration(totals["measure_seconds"]),
+            f"{totals['peak_bytes'] / 1e9:.2f} GB",
+        ]
+    )
+    first, *others = lines_of(headers, rows, left=_WORDS)
+    _raw(first, "bold")
+    for line in others[:-1]:
+        _raw(line)
+    _raw(others[-1], "bold")
+    if any(job.at_most for job in plan.jobs):
+        _line("<: at most; a search may stop earlier", style="dim")
+    for skipped in plan.skipped:
+        _line(f"{skipped.method} left out: {skipped.reason}", style="dim", indent=2)
+
+
+def _planned(name: str, jobs: list[JobPlan]) -> list[str]:
+    """The cells of a method: all its seeds together, and the highest memory of any."""
+    mark = "< " if any(job.at_most for job in jobs) else ""
+    return [
+        name,
+        f"{len(jobs)}",
+        f"{mark}{sum(job.token_passes for job in jobs):,}",
+        f"{mark}{duration(sum(job.fit_seconds for job in jobs))}",
+        duration(sum(job.measure_seconds for job in jobs)),
+        f"{max(job.peak_bytes for job in jobs) / 1e9:.2f} GB",
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "0.4 s", "42 s", "12 min", "3.5 h"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def show_mapping(content: Mapping[str, Any], indent: int = 0) -> None:

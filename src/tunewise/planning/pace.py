@@ -1,0 +1,189 @@
+"""How fast each kind of adaptation is fitted and measured on this machine, for this task.
+
+Seconds and bytes depend on what is trained only through its kind of part, so a small one of each
+kind that the run will train takes a few real steps; a method's name is never asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tunewise.adaptation.judge import example
+from tunewise.adaptation.readout import default_decoding, label_sequences
+from tunewise.adaptation.trainables import (
+    FrozenPrefix,
+    KVPrefix,
+    LowRank,
+    VirtualTokens,
+    low_rank_layers,
+)
+from tunewise.methods._contract import Method
+from tunewise.model import calibrate
+from tunewise.model.base import Base
+from tunewise.model.calibrate import Pace
+from tunewise.model.loop import Trainable
+from tunewise.model.prefix import compute_prefix, token_embeddings
+from tunewise.numerics.trie import build_trie
+from tunewise.steps import Ground
+from tunewise.task.prompt import PromptText
+from tunewise.task.render import Renderer
+
+# Seconds of timing, shared by all that is timed; warming up comes on top.
+_TIMED_SECONDS = 1.5
+_BATCH_ROWS = 16
+# Kinds of part that gradients find, the deepest first; the setting that says how large, and how
+# large without it.
+_SIZES: Mapping[str, tuple[str, int | None]] = {
+    "weights": ("", None),
+    "low_rank": ("rank", 8),
+    "kv_prefix": ("positions", None),
+    "virtual_tokens": ("virtual_tokens", 20),
+}
+
+
+class PlannedTask:
+    """The task's rows behind its plain instruction, as every plan looks at them.
+
+    Attributes:
+        renderer: of the plain instruction.
+        examples: the training rows.
+        decoding: how answers will be read out.
+        labels: tokens of the labels where all are scored; else empty.
+        inner: positions that scoring the labels adds to a row.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground, view = ground, ground.task.fit_view
+        prompt = PromptText(view.spec.instruction)
+        self.renderer = Renderer(ground.base.tokenizer, view.spec, prompt)
+        self.examples = tuple(example(self.renderer, row) for row in view.train)
+        self.decoding = default_decoding(view.spec, self.renderer, view.train)
+        scores = self.decoding.mode == "score"
+        self.labels = label_sequences(self.renderer) if scores else ()
+        self.inner = sum(map(bool, build_trie(self.labels).children[1:])) if scores else 0
+
+
+class Paces:
+    """Times the base, and each kind of part that some methods train.
+
+    Args:
+        task: the task's rows.
+        methods: those that will be planned.
+        settings: by method.
+
+    Attributes:
+        seconds: how long the timing took.
+        decode: seconds of a generated token; 0 where nothing is generated.
+        forward_bytes: what a position holds while it runs without gradients.
+    """
+
+    def __init__(
+        self, task: PlannedTask, methods: Sequence[Method], settings: Mapping[str, Any]
+    ) -> None:
+        self.task, self.settings, self.base = task, settings, task.ground.base
+        self.seconds = self.decode = self.forward_bytes = 0.0
+        self._plain = Pace(0.0)
+        self._trained: dict[tuple[str, int | None], Pace] = {}
+        calling = [method for method in methods if method.needs.base]
+        if calling:
+            began = time.perf_counter()
+            keys = dict.fromkeys(self._key(each) for each in calling if each.needs.gradients)
+            self._time(list(keys), _TIMED_SECONDS / (1 + 2 * len(keys)))
+            self.seconds = time.perf_counter() - began
+
+    def of(self, method: Method) -> Pace:
+        """The pace of a method that calls the base, as its settings have it."""
+        if not method.needs.gradients:
+            return self._plain
+        pace, layers = self._trained[self._key(method)], self.base.layers
+        last = getattr(self.settings[method.name], "last_layers", None)
+        if last is None:
+            return pace
+        # Nothing below the lowest trained layer needs a gradient.
+        share = min(last, layers) / layers
+        return replace(
+            pace,
+            step=pace.forward + share * max(pace.step - pace.forward, 0.0),
+            update=share * pace.update,
+            saved_bytes=share * pace.saved_bytes,
+            trained=round(share * pace.trained),
+            backward_passes=share * pace.backward_passes,
+        )
+
+    def _key(self, method: Method) -> tuple[str, int | None]:
+        """What decides a trained method's pace: the deepest kind of part it finds, and its size."""
+        kind = next((each for each in _SIZES if each in method.produces), "virtual_tokens")
+        name, default = _SIZES[kind]
+        return kind, getattr(self.settings[method.name], name, default)
+
+    def _time(self, keys: Sequence[tuple[str, int | None]], allowance: float) -> None:
+        base, task = self.base, self.task
+        with torch.no_grad():
+            prefix = FrozenPrefix(base, task.renderer, ()).lower()
+        forward = calibrate.forward_seconds(base, prefix, task.examples, task.labels, allowance)
+        self._plain = Pace(forward, prefix_positions=len(task.renderer.shared_tokens))
+        self.forward_bytes = calibrate.forward_bytes(base)
+        if not task.labels:
+            end = task.renderer.end_token_id
+            self.decode = calibrate.decode_seconds(base, prefix, task.examples, end)
+        for kind, size in keys:
+            self._trained[kind, size] = self._time_trained(kind, size, allowance)
+
+    def _time_trained(self, kind: str, size: int | None, allowance: float) -> Pace:
+        base, task = self.base, self.task
+        forward, update = self._plain.forward, 0.0
+        shared = len(task.renderer.shared_tokens)
+        began = time.perf_counter()
+        with _trainable(base, task.renderer, kind, size) as trainable:
+            setup = time.perf_counter() - began
+            saved = calibrate.saved_bytes(base, trainable, task.examples)
+            step = calibrate.step_seconds(base, trainable, task.examples, _BATCH_ROWS, allowance)
+            trained = sum(leaf.numel() for leaf in trainable.parameters.values())
+            if kind == "low_rank":
+                # Alone of all kinds its layers stay beside the base's while measuring.
+                with torch.no_grad():
+                    prefix = trainable.prefix()
+                forward = calibrate.forward_seconds(
+                    base, prefix, task.examples, task.labels, allowance
+                )
+            if kind == "weights":
+                trained, update = base.parameters, calibrate.update_seconds(base) * base.parameters
+            return Pace(
+                forward,
+                step,
+                update,
+                setup,
+                saved,
+                trained,
+                trainable.backward_passes,
+                trainable.prefix_positions,
+                begun=shared if kind == "kv_prefix" and size is None else 0,
+            )
+
+
+@contextmanager
+def _trainable(base: Base, renderer: Renderer, kind: str, size: int | None) -> Iterator[Trainable]:
+    """Something of this kind to take a step with, while the context lasts."""
+    frozen = FrozenPrefix(base, renderer, ())
+    if kind == "weights":
+        with calibrate.all_weights(base, frozen.lower, frozen.computed_positions) as weights:
+            yield weights
+    elif kind == "low_rank":
+        config = {"r": size, "lora_alpha": size, "target_modules": "all-linear"}
+        with low_rank_layers(base, config, None, seed=0) as layers:
+            yield LowRank(frozen, layers)
+    elif kind == "kv_prefix":
+        shared = len(renderer.shared_tokens)
+        count = max(shared, 1) if size is None else size
+        with torch.no_grad():
+            initial = compute_prefix(base, token_embeddings(base, [0] * count))
+        yield KVPrefix(frozen, initial, replaces_shared_text=size is None and shared > 0)
+    else:
+        count = 1 if size is None else size
+        yield VirtualTokens(frozen, torch.ones(count, base.width), hidden=0, seed=0)

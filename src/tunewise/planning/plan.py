@@ -1,0 +1,143 @@
+"""The plan of a run: each fit's work, and what it takes on this machine.
+
+Token passes are computed by asking (`work.py`), seconds from two seconds of timing this base on
+rows of this task (`pace.py`), memory from what a step of that kind keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psutil
+
+from tunewise.errors import BudgetTooSmallError
+from tunewise.measure.records import SkippedMethod
+from tunewise.methods._contract import Method
+from tunewise.model.calibrate import Pace
+from tunewise.model.decode import MOST_POSITIONS, MOST_ROWS
+from tunewise.model.forward import group_by_length
+from tunewise.model.score import scoring_positions
+from tunewise.planning.pace import Paces, PlannedTask
+from tunewise.planning.records import JobPlan, RunPlan
+from tunewise.planning.work import Work, work_of
+from tunewise.steps import Ground
+from tunewise.task.types import Row
+
+# Copies of what is trained, in float32: the master, its start, its best step, its gradient, two
+# moments, and two moments again while the state is stored. A race keeps the winner and its moments.
+_COPIES, _RACE_COPIES = 8, 3
+# Logits of a judged position as computed, in float32, and as log-probabilities: bytes a column.
+_LOGIT_BYTES = 10
+_JUDGED_POSITIONS, _JUDGED_ROWS = 4096, 64
+
+
+def plan_run(
+    ground: Ground,
+    jobs: Sequence[tuple[Method, int]],
+    skipped: Sequence[SkippedMethod],
+    settings: Mapping[str, Any],
+    budget: int,
+) -> RunPlan:
+    """Predict every fit of a run. The base is as before when it ends; nothing is written.
+
+    Args:
+        ground: base and task.
+        jobs: methods and seeds, in the order they run.
+        skipped: methods that are left out already.
+        settings: settings by method.
+        budget: token passes per fit.
+    """
+    resident = int(psutil.Process().memory_info().rss)
+    task = PlannedTask(ground)
+    paces = Paces(task, list(dict.fromkeys(method for method, _ in jobs)), settings)
+    planned: list[JobPlan] = []
+    too_dear: dict[str, SkippedMethod] = {}
+    for method, seed in jobs:
+        if method.name in too_dear:
+            continue
+        if not method.needs.base:
+            planned.append(JobPlan(method.name, seed, 0, 0, 0, False, 0.0, 0.0, resident))
+            continue
+        pace = paces.of(method)
+        try:
+            work = work_of(task, method, settings[method.name], seed=seed, budget=budget, pace=pace)
+        except BudgetTooSmallError as error:
+            reason = f"{error.what}; {error.found}; {error.expected}"
+            too_dear[method.name] = SkippedMethod(method.name, reason)
+            continue
+        planned.append(_job(task, method, seed, work, paces, resident))
+    kept = tuple(job for job in planned if job.method not in too_dear)
+    return RunPlan(kept, (*skipped, *too_dear.values()), budget, paces.seconds)
+
+
+def _job(
+    task: PlannedTask, method: Method, seed: int, work: Work, paces: Paces, resident: int
+) -> JobPlan:
+    base, pace = task.ground.base, paces.of(method)
+    passes = work.forward + work.backward
+    answering = answer_work(task, trained=method.needs.gradients)
+    # Either set of rows has the prompt computed for it.
+    positions = answering[0] + 2 * pace.prefix_positions
+    return JobPlan(
+        method=method.name,
+        seed=seed,
+        forward_tokens=work.forward,
+        backward_tokens=work.backward,
+        flops=2 * (base.body_parameters * passes + base.head_parameters * work.head),
+        at_most=work.at_most,
+        fit_seconds=_fit_seconds(work, pace),
+        measure_seconds=positions * pace.forward + answering[1] * paces.decode,
+        peak_bytes=resident + _held_bytes(task, work, pace, paces.forward_bytes),
+    )
+
+
+def _fit_seconds(work: Work, pace: Pace) -> float:
+    steps = work.stepped * pace.step + work.steps * pace.update
+    return pace.setup + work.judged * pace.forward + steps
+
+
+def answer_work(task: PlannedTask, *, trained: bool) -> tuple[int, int]:
+    """Positions of prompts and generated tokens, for answering all validation and test rows.
+
+    Args:
+        task: the task's rows.
+        trained: whether the model has learned where an answer ends.
+    """
+    loaded = task.ground.task
+    ours = _answering(task, loaded.fit_view.validation, trained)
+    theirs = loaded.test.checked(lambda rows: _answering(task, rows, trained))
+    return ours[0] + theirs[0], ours[1] + theirs[1]
+
+
+def _answering(task: PlannedTask, rows: Sequence[Row], trained: bool) -> tuple[int, int]:
+    renderer, decoding = task.renderer, task.decoding
+    prompts = [renderer.row_tokens(row.input) for row in rows]
+    if decoding.mode == "score":
+        return scoring_positions(task.ground.base, prompts, task.labels), 0
+    lengths = [len(prompt) for prompt in prompts]
+    batches = group_by_length(lengths, most_positions=MOST_POSITIONS, most_rows=MOST_ROWS)
+    positions = sum(len(batch) * lengths[batch[0]] for batch in batches)
+    answers = [len(renderer.answer_tokens(row.output)) for row in rows]
+    if not trained and decoding.mode != "trie":
+        answers = [decoding.max_new_tokens] * len(rows)
+    # The first token comes with the prompt. JSON is answered twice, with and without its grammar.
+    times = 2 if decoding.mode == "json" else 1
+    return times * positions, times * (sum(answers) - len(rows))
+
+
+def _held_bytes(task: PlannedTask, work: Work, pace: Pace, forward_bytes: float) -> int:
+    """What a fit holds at its peak, beside what is resident already."""
+    base, rows = task.ground.base, task.ground.task.fit_view.validation
+    lengths = [len(task.renderer.row_tokens(row.input)) + task.inner for row in rows]
+    batches = group_by_length(lengths, most_positions=_JUDGED_POSITIONS, most_rows=_JUDGED_ROWS)
+    slots, batch = max(
+        ((len(batch) * lengths[batch[0]], batch) for batch in batches), default=(0, [])
+    )
+    asked = len(batch) * (1 + task.inner)
+    if not task.labels:
+        asked = sum(len(task.renderer.answer_tokens(rows[index].output)) for index in batch)
+    judged = slots * forward_bytes + asked * base.vocabulary * _LOGIT_BYTES
+    copies = _COPIES + (_RACE_COPIES if work.races else 0)
+    trained = pace.trained * (4 * copies + 2 * base.dtype.itemsize)
+    return round(trained + max(work.largest_step * pace.saved_bytes, judged))
