@@ -1,7 +1,9 @@
 """A race of text prompts on ever more validation rows, inside the budget of one fit.
 
 All prompts are scored on a few rows, the better half on twice as many, and so on; rows are shared,
-so that prompts are compared row by row. The shared part of a prompt is computed once.
+so that prompts are compared row by row. The shared part of a prompt is computed once. What a prompt
+has scored stays with it, so it enters a later race on the same rows for nothing. The rows that no
+race used are left to confirm the winner on.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 from tunewise.task.types import Row
 
+# What a shared position costs with every request, in positions of the row. It is computed once, but
+# kept, read and attended to by every row: steps with 20 and with 400 shared positions before rows
+# of some 30 tokens differ by about a row's own cost (docs/log.md).
+SHARED_PRICE = 0.05
+
 
 class Contestant:
     """One prompt, and what it has scored so far.
@@ -38,6 +45,12 @@ class Contestant:
         prompt: the prompt.
         others: the parts it stands with; those inside the model are attached already.
         rows: rows of the race, in the order they are scored.
+
+    Attributes:
+        row_cost: positions of a row in the mean, its answer left out.
+        price: of a request, in positions: the row's own and a twentieth of the shared ones, to
+            two digits, since a difference of a few tokens decides nothing.
+        fits: whether all rows fit the context.
     """
 
     def __init__(
@@ -51,7 +64,9 @@ class Contestant:
         self.context, self.name, self.prompt = context, name, prompt
         self.renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
         self.examples = tuple(example(self.renderer, row) for row in rows)
-        self.price = sum(len(each.row) for each in self.examples) / len(rows)
+        own = sum(len(each.row) for each in self.examples) / len(rows)
+        self.row_cost = own
+        self.price = float(f"{own + SHARED_PRICE * len(self.renderer.shared_tokens):.2g}")
         self.decoding = default_decoding(context.view.spec, self.renderer, context.view.train)
         self.scores: list[Any] = []
         self._others, self._rows = tuple(others), tuple(rows)
@@ -66,6 +81,8 @@ class Contestant:
 
     def cost(self, until: int) -> int:
         """Token passes of scoring on to so many rows."""
+        if until <= len(self.scores):
+            return 0
         new = self.examples[len(self.scores) : until]
         first = 0 if self._prefix is not None else computed_positions(self.renderer, self._others)
         if not self.by_label:
@@ -74,7 +91,9 @@ class Contestant:
         return first + scoring_positions(self.context.base, [each.row for each in new], labels)
 
     def extend(self, until: int) -> None:
-        """Score on to so many rows."""
+        """Score on to so many rows; nothing where they are scored already."""
+        if until <= len(self.scores):
+            return
         base, ledger = self.context.base, self.context.ledger
         if self._prefix is None:
             ledger.charge(forward=computed_positions(self.renderer, self._others))
@@ -87,26 +106,39 @@ class Contestant:
         else:
             self.scores += answer_losses(base, self._prefix, self.examples[begin:until], ledger)
 
-    def losses(self) -> Floats:
-        """(n,) loss of every row scored so far.
+    def reach(self, fewest: int) -> int | None:
+        """Rows that it can be scored on with what the ledger has; None where below `fewest`."""
+        for until in range(len(self.examples), fewest - 1, -1):
+            if self.context.ledger.covers(self.cost(until)):
+                return until
+        return None
+
+    def release(self) -> None:
+        """Let go of the computed prefix; scoring on would compute it again."""
+        self._prefix = None
+
+    def losses(self, until: int | None = None) -> Floats:
+        """(n,) loss of every row scored so far, or of the first `until` of them.
 
         Label scores are taken to the labels' training frequencies first: on a few rows a prompt's
         preference for a label, which calibration removes, would outweigh what it knows.
         """
         if not self.by_label:
-            return np.array(self.scores)
-        scores = np.array(self.scores)
+            return np.array(self.scores[:until])
+        scores = np.array(self.scores[:until])
         frequencies = np.array(label_frequencies(self.context.view))
-        return row_cross_entropies(scores + batch_bias(scores, frequencies), self._gold())
+        gold = self._gold()[: len(scores)]
+        return row_cross_entropies(scores + batch_bias(scores, frequencies), gold)
 
-    def verdict(self) -> Verdict:
-        """What the rows scored so far say, with the readout chosen on them."""
+    def verdict(self, until: int | None = None) -> Verdict:
+        """What the rows scored so far say (the first `until`), with the readout chosen on them."""
+        scores = self.scores[:until]
         if not self.by_label:
-            count = sum(len(each.answer) for each in self.examples[: len(self.scores)])
-            return Verdict(None, sum(self.scores) / count, self.decoding)
+            count = sum(len(each.answer) for each in self.examples[: len(scores)])
+            return Verdict(None, sum(scores) / count, self.decoding)
         return label_verdict(
-            np.array(self.scores),
-            self._gold(),
+            np.array(scores),
+            self._gold()[: len(scores)],
             self.renderer,
             label_frequencies(self.context.view),
         )
@@ -124,61 +156,143 @@ class RaceOutcome:
         winner: the cheapest prompt within the noise of the best; None where none was affordable.
         tried: for every prompt its name, the rows it was scored on, its loss on them, and why it
             was left out if it was; JSON values.
+        standing: those that were left at the end, lowest loss first.
     """
 
     winner: Contestant | None
     tried: tuple[dict[str, Any], ...]
+    standing: tuple[Contestant, ...] = ()
 
 
-def race(contestants: Sequence[Contestant], *, first: int, ledger: Ledger) -> RaceOutcome:
+def race(
+    contestants: Sequence[Contestant],
+    *,
+    first: int,
+    ledger: Ledger,
+    most: int | None = None,
+    enough: int = 0,
+    reserve: int = 0,
+) -> RaceOutcome:
     """Run the race.
 
     Args:
-        contestants: all on the same rows. Where the budget ends, the dearer ones are left out.
+        contestants: all on the same rows. Where the budget ends, the dearer ones are left out at
+            the first turn and the worse ones later.
         first: rows that all are scored on; at every turn half of them go on, to twice the rows.
         ledger: says what is affordable.
+        most: rows of the race, the first of the contestants' own; all of them unless given.
+        enough: where no more than so many are left besides those that cost nothing, the race
+            ends before all rows are scored.
+        reserve: token passes to leave in the ledger.
     """
     left_out = {one.name: "longer than the context" for one in contestants if not one.fits}
     alive = sorted((one for one in contestants if one.fits), key=lambda one: one.price)
     standing: list[Contestant] = []
-    most = max((len(one.examples) for one in alive), default=0)
-    until = min(first, most)
+    last = max((len(one.examples) for one in alive), default=0) if most is None else most
+    until = seen = min(first, last)
     while alive:
-        scored = [one for one in alive if _extended(one, until, ledger)]
+        scored = _scored(alive, until, ledger, reserve, ranked=bool(standing))
         left_out |= {one.name: "budget" for one in alive if one not in scored}
         if not scored:
             break
-        standing = scored
-        if until == most:
+        standing, seen = scored, until
+        then = min(2 * until, last)
+        paying = sum(len(one.scores) < then for one in scored)
+        if until == last or paying <= enough:
             break
-        losses = np.array([one.losses() for one in scored])
-        kept = survivors(losses, math.ceil(len(scored) / 2))
-        alive = [one for index, one in enumerate(scored) if index in kept]
-        until = min(2 * until, most)
-    winner = _winner(standing)
-    return RaceOutcome(winner, tuple(_told(one, left_out.get(one.name)) for one in contestants))
+        alive = _going_on(scored, until, then)
+        until = then
+    for one in contestants:
+        if one not in standing:
+            one.release()
+    standing.sort(key=lambda one: float(one.losses(seen).mean()))
+    return RaceOutcome(
+        _winner(standing, seen),
+        tuple(told(one, left_out.get(one.name)) for one in contestants),
+        tuple(standing),
+    )
 
 
-def _extended(one: Contestant, until: int, ledger: Ledger) -> bool:
-    if not ledger.covers(one.cost(until)):
-        return False
-    one.extend(until)
-    one.context.log.progress(ledger.spent, ledger.limit, f"{one.name}: {until} rows")
-    return True
+def affordable(
+    contestants: Sequence[Contestant], *, first: int, most: int, room: int
+) -> list[Contestant]:
+    """Those whose race can be paid to its end, so that no leader is left out half-way.
+
+    Half of the contestants go on at every turn, to twice the rows, so in the mean every turn after
+    the first costs each half of the first.
+
+    Args:
+        contestants: in the order they are admitted; one too dear is passed over.
+        first: rows that all are scored on.
+        most: rows of the race.
+        room: token passes there are.
+    """
+    first = min(first, most)
+    turns = max(0, math.ceil(math.log2(most / first)))
+    admitted = []
+    for one in contestants:
+        cost = math.ceil(one.cost(first) * (1 + turns / 2))
+        if cost <= max(room, 0):
+            room -= cost
+            admitted.append(one)
+    return admitted
 
 
-def _winner(standing: Sequence[Contestant]) -> Contestant | None:
+def _scored(
+    alive: Sequence[Contestant], until: int, ledger: Ledger, reserve: int, *, ranked: bool
+) -> list[Contestant]:
+    """Score those that the budget pays, in their order.
+
+    Args:
+        alive: the contestants.
+        until: rows.
+        ledger: says what is affordable.
+        reserve: token passes to leave in it.
+        ranked: whether the best stand first. Then nobody is scored behind one that is too dear,
+            and nobody at all where that is the leader: the race would go to the others.
+    """
+    scored: list[Contestant] = []
+    ended = False
+    for one in alive:
+        cost = one.cost(until)
+        if cost == 0 or (not ended and ledger.covers(cost + reserve)):
+            one.extend(until)
+            one.context.log.progress(ledger.spent, ledger.limit, f"{one.name}: {until} rows")
+            scored.append(one)
+        elif ranked:
+            ended = True
+            if one is alive[0]:
+                return []
+    return scored
+
+
+def _going_on(scored: Sequence[Contestant], until: int, then: int) -> list[Contestant]:
+    """The better half, best first, and whoever an earlier race has scored that far: it is free."""
+    free = [one for one in scored if len(one.scores) >= then]
+    losses = np.array([one.losses(until) for one in scored])
+    kept = survivors(losses, math.ceil((len(scored) - len(free)) / 2) + len(free))
+    going = [scored[index] for index in kept]
+    return [*going, *(one for one in free if one not in going)]
+
+
+def _winner(standing: Sequence[Contestant], seen: int) -> Contestant | None:
     if not standing:
         return None
-    losses = np.array([one.losses() for one in standing])
+    losses = np.array([one.losses(seen) for one in standing])
     prices = np.array([one.price for one in standing])
     return standing[cheapest_within_noise(losses, prices)]
 
 
-def _told(one: Contestant, left_out: str | None) -> dict[str, Any]:
-    told: dict[str, Any] = {"candidate": one.name, "rows": len(one.scores)}
+def told(one: Contestant, left_out: str | None = None) -> dict[str, Any]:
+    """What a record says of a contestant: JSON values.
+
+    Args:
+        one: the contestant.
+        left_out: why it was left out, if it was.
+    """
+    record: dict[str, Any] = {"candidate": one.name, "rows": len(one.scores)}
     if one.scores:
-        told["loss"] = float(one.losses().mean())
+        record["loss"] = float(one.losses().mean())
     if left_out is not None:
-        told["left_out"] = left_out
-    return told
+        record["left_out"] = left_out
+    return record

@@ -7,7 +7,7 @@ computed once; the nearest differ by row and cost their length every time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -16,14 +16,14 @@ from pydantic import Field
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.demonstrations import balanced_rows, random_rows, showable_rows, shown
 from tunewise.adaptation.judge import sample_rows
 from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.race import Contestant, race
 from tunewise.adaptation.readout import default_decoding
 from tunewise.methods._contract import MethodSettings, Needs
-from tunewise.task.prompt import Demonstration, PromptText
+from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
-from tunewise.task.types import Row
 
 
 class FewShotSettings(MethodSettings):
@@ -81,10 +81,10 @@ class FewShot:
             decoding = default_decoding(context.view.spec, renderer, context.view.train)
         else:
             prompt, decoding = winner.prompt, winner.verdict().decoding
-        shown = len(prompt.demonstrations) + prompt.nearest
+        count = len(prompt.demonstrations) + prompt.nearest
         parts = (PromptTextPart(prompt), *others)
         return context.finish(
-            self.name, settings, parts, decoding, demonstrations=shown, tried=list(outcome.tried)
+            self.name, settings, parts, decoding, demonstrations=count, tried=list(outcome.tried)
         )
 
     def _candidates(
@@ -92,7 +92,7 @@ class FewShot:
     ) -> Iterator[tuple[str, PromptText]]:
         """Candidates from cheap to dear, so that a small budget tries the cheap ones."""
         start = context.starting_prompt()
-        rows = self._showable(context, settings)
+        rows = showable_rows(context, settings.longest_tokens)
         counts = (2, 4, 8, 16) if settings.demonstrations is None else (settings.demonstrations,)
         all_picks = ("balanced", "random", "nearest")
         picks: tuple[str, ...] = all_picks if settings.pick is None else (settings.pick,)
@@ -102,55 +102,22 @@ class FewShot:
         for count in [number for number in counts if number <= len(rows)]:
             for pick in picks:
                 if pick == "nearest":
-                    pool = _sample(rows, settings.pool_rows, random)
+                    pool = random_rows(rows, settings.pool_rows, random)
                     yield (
                         f"nearest {count}",
-                        PromptText(start.instruction, pool=_shown(pool), nearest=count),
+                        PromptText(start.instruction, pool=shown(pool), nearest=count),
                     )
                     continue
                 for draw in range(settings.draws):
                     chosen = (
-                        _balanced(rows, count, random)
+                        balanced_rows(rows, count, random)
                         if pick == "balanced"
-                        else _sample(rows, count, random)
+                        else random_rows(rows, count, random)
                     )
                     yield (
                         f"{pick} {count}, draw {draw}",
-                        PromptText(start.instruction, demonstrations=_shown(chosen)),
+                        PromptText(start.instruction, demonstrations=shown(chosen)),
                     )
-
-    def _showable(self, context: FitContext, settings: FewShotSettings) -> list[Row]:
-        renderer = Renderer(context.base.tokenizer, context.view.spec, context.starting_prompt())
-        short = [
-            row
-            for row in context.view.train
-            if len(renderer.row_tokens(row.input)) <= settings.longest_tokens
-        ]
-        return short or list(context.view.train)
-
-
-def _sample(rows: Sequence[Row], count: int, random: np.random.Generator) -> list[Row]:
-    chosen = random.choice(len(rows), size=min(count, len(rows)), replace=False)
-    return [rows[int(index)] for index in chosen]
-
-
-def _balanced(rows: Sequence[Row], count: int, random: np.random.Generator) -> list[Row]:
-    """Labels in turn, in random order, so that no label comes twice before all came once."""
-    by_label: dict[str, list[Row]] = {}
-    for row in _sample(rows, len(rows), random):
-        by_label.setdefault(row.output, []).append(row)
-    queues = [by_label[label] for label in sorted(by_label)]
-    queues = [queues[int(index)] for index in random.permutation(len(queues))]
-    chosen: list[Row] = []
-    while len(chosen) < count:
-        for queue in queues:
-            if queue and len(chosen) < count:
-                chosen.append(queue.pop())
-    return [chosen[int(index)] for index in random.permutation(len(chosen))]
-
-
-def _shown(rows: Sequence[Row]) -> tuple[Demonstration, ...]:
-    return tuple(Demonstration(row.input, row.output) for row in rows)
 
 
 METHOD = FewShot()

@@ -1,0 +1,328 @@
+"""Instruction and demonstrations searched together; no other model proposes anything.
+
+Three races on shared validation rows, inside the one budget: instructions without demonstrations;
+the best of them with demonstrations; edits of what won. The last winner is confirmed on rows that
+no race used; where it is not better there, the start is kept. The start takes part in every race,
+and a dearer prompt has to be better by more than the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from tunewise.adaptation.attach import attached
+from tunewise.adaptation.bundle import Adaptation, Decoding
+from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.demonstrations import Sources, choices, random_rows, showable_rows
+from tunewise.adaptation.judge import sample_rows
+from tunewise.adaptation.parts import KVPrefixPart, PromptTextPart
+from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, race, told
+from tunewise.methods._contract import MethodSettings, Needs
+from tunewise.task.edits import edits
+from tunewise.task.prompt import PromptText
+from tunewise.task.types import Row
+from tunewise.task.wording import CopyCheck, Wording, compositions
+
+# Share of the budget that is spent when each race has ended. Demonstrations change more than the
+# words of an instruction and cost more to try; edits change least. The rest pays for confirming.
+INSTRUCTIONS_UNTIL, DEMONSTRATIONS_UNTIL, EDITS_UNTIL = 0.40, 0.80, 0.92
+# Of the validation rows, a third confirms. Below so many rows neither part would tell anything.
+_RACE_SHARE = 2 / 3
+_FEWEST_ROWS_TO_SPLIT = 48
+_FEWEST_ROWS_TO_CONFIRM = 24
+_HARD_SAMPLE = 48
+
+
+class PromptSearchSettings(MethodSettings):
+    """Settings of `prompt_search`."""
+
+    wordings: str | None = Field(
+        None, description="instructions of your own to try besides, separated by |"
+    )
+    instructions: int = Field(24, ge=1, description="number of instructions raced at most")
+    label_words: int = Field(
+        4, ge=0, description="number of words from training rows that describe a label at most"
+    )
+    kept: int = Field(3, ge=1, description="number of instructions raced with demonstrations")
+    demonstrations: int | None = Field(
+        None, ge=0, description="number of demonstrations; unset: chosen among 0, 2, 4, 8 and 16"
+    )
+    pick: Literal["balanced", "random", "coverage", "hard", "nearest"] | None = Field(
+        None,
+        description="'balanced', 'random', 'coverage', 'hard' or 'nearest'; unset: chosen",
+    )
+    edits: int = Field(16, ge=0, description="number of edits of the winner raced at most")
+    pool_rows: int = Field(
+        1000, ge=1, description="training rows among which nearest ones are found"
+    )
+    longest_tokens: int = Field(
+        192, ge=1, description="rows longer than this many tokens are not shown as demonstrations"
+    )
+    first_rows: int = Field(
+        24, ge=1, description="validation rows for every candidate; half go on to twice that"
+    )
+    validation_rows: int = Field(
+        256, ge=1, description="validation rows at most; a third of them confirms the winner"
+    )
+
+
+class PromptSearch:
+    """Instruction and demonstrations, searched."""
+
+    name = "prompt_search"
+    summary = "instruction and demonstrations searched together in races on validation rows"
+    produces = ("prompt_text",)
+    needs = Needs(minimum_rows=2)
+    Settings = PromptSearchSettings
+
+    def fit(self, context: FitContext, settings: PromptSearchSettings) -> Adaptation:
+        """See `Method.fit`."""
+        search = _Search(context, settings)
+        with attached(context.base, search.others):
+            prompt, decoding = search.run()
+        parts = (PromptTextPart(prompt), *search.others)
+        return context.finish(self.name, settings, parts, decoding, **search.notes)
+
+
+class _Search:
+    """One search: the rounds, and what they told."""
+
+    def __init__(self, context: FitContext, settings: PromptSearchSettings) -> None:
+        self.context, self.settings, self.ledger = context, settings, context.ledger
+        self.others = context.starting_parts()[1:]
+        self.rows = sample_rows(
+            context.view.validation, settings.validation_rows, seed=context.seed, shuffled=True
+        )
+        apart = len(self.rows) >= _FEWEST_ROWS_TO_SPLIT
+        self.race_rows = round(_RACE_SHARE * len(self.rows)) if apart else len(self.rows)
+        self.random = np.random.default_rng(context.seed)
+        self.copies = CopyCheck(context.view.spec, context.view.train)
+        self.start = self._contestant("start", context.starting_prompt())
+        self.names = {self.start.prompt.instruction: "start"}
+        self.entered = {self.start.prompt}
+        self.notes: dict[str, Any] = {}
+
+    def run(self) -> tuple[PromptText, Decoding]:
+        """The prompt that is kept, and how answers are read out behind it."""
+        start, everything = self.start, len(self.rows)
+        self.notes |= {"rounds": [], "instructions": {}}
+        if not start.fits or not self.ledger.covers(start.cost(everything)):
+            given = self.context.start
+            self.notes["kept"] = "start, uncalibrated: the budget or the context allows no more"
+            return start.prompt, start.decoding if given is None else given.decoding
+        start.extend(everything)
+        if any(isinstance(p, KVPrefixPart) and p.replaces_shared_text for p in self.others):
+            self.notes["kept"] = "start: a trained prefix stands in place of the prompt"
+            return start.prompt, start.verdict().decoding
+        first = self._race("instructions", [start, *self._instructions()], INSTRUCTIONS_UNTIL)
+        second = self._race(
+            "demonstrations", self._with_demonstrations(first), DEMONSTRATIONS_UNTIL
+        )
+        third = self._race("edits", self._edited(second, first), EDITS_UNTIL)
+        winner = third.winner
+        kept = winner if winner is not None and self._confirmed(winner) else start
+        self.notes["kept"] = kept.name
+        shown_rows = len(kept.prompt.demonstrations) + kept.prompt.nearest
+        self.notes["demonstrations"] = shown_rows
+        return kept.prompt, kept.verdict().decoding
+
+    def _contestant(self, name: str, prompt: PromptText) -> Contestant:
+        return Contestant(self.context, name, prompt, self.others, self.rows)
+
+    def _new(self, name: str, prompt: PromptText) -> list[Contestant]:
+        """A contestant, or none where the prompt has entered already."""
+        if prompt in self.entered:
+            return []
+        self.entered.add(prompt)
+        return [self._contestant(name, prompt)]
+
+    def _race(self, name: str, candidates: Sequence[Contestant], until: float) -> RaceOutcome:
+        """A race of those whose race the round's share of the budget pays, in the order given."""
+        limit, first = self.ledger.limit, min(self.settings.first_rows, self.race_rows)
+        entrants, reserve = list(candidates), 0
+        if limit is not None:
+            reserve = limit - int(until * limit)
+            room = limit - reserve - self.ledger.spent
+            entrants = affordable(
+                [one for one in candidates if self._confirmable(one, limit)],
+                first=first,
+                most=self.race_rows,
+                room=room,
+            )
+        left_out = [told(one, "budget") for one in candidates if one not in entrants]
+        outcome = race(
+            entrants,
+            first=first,
+            ledger=self.ledger,
+            most=self.race_rows,
+            enough=self.settings.kept if name == "instructions" else 0,
+            reserve=reserve,
+        )
+        record = {
+            "round": name,
+            "winner": None if outcome.winner is None else outcome.winner.name,
+            "token_passes": self.ledger.spent,
+            "tried": [*outcome.tried, *left_out],
+        }
+        self.notes["rounds"].append(record)
+        return outcome
+
+    def _confirmable(self, one: Contestant, limit: int) -> bool:
+        """Whether what is left after the races pays for confirming, if this one should win."""
+        fewest = min(_FEWEST_ROWS_TO_CONFIRM, len(self.rows) - self.race_rows)
+        scored = len(one.scores) == len(self.rows)
+        return scored or one.row_cost * fewest <= (1 - EDITS_UNTIL) * limit
+
+    def _instructions(self) -> Iterator[Contestant]:
+        """The user's other wordings, then what the task itself gives."""
+        view, settings = self.context.view, self.settings
+        given = "" if settings.wordings is None else settings.wordings
+        texts = [text.strip() for text in given.split("|") if text.strip()]
+        instruction = self.start.prompt.instruction
+        composed = compositions(
+            view.spec, view.train, instruction, words=settings.label_words, seed=self.context.seed
+        )
+        candidates = [
+            Wording("start alone", instruction),
+            *(Wording(f"wording {number}", text) for number, text in enumerate(texts, start=1)),
+            *composed,
+        ]
+        number = 1
+        for each in candidates:
+            if number >= settings.instructions:
+                return
+            entrants = self._worded(each.name, replace(_EMPTY, instruction=each.text))
+            number += len(entrants)
+            yield from entrants
+
+    def _worded(self, name: str, prompt: PromptText) -> list[Contestant]:
+        """A new instruction, refused where it copies a training row; the start's own never is."""
+        text = prompt.instruction
+        if text != self.start.prompt.instruction and self.copies.copied(text):
+            self.notes.setdefault("refused", []).append(f"{name}: it copies a training row")
+            return []
+        self.names.setdefault(text, name)
+        self.notes["instructions"].setdefault(self.names[text], text)
+        return self._new(name, prompt)
+
+    def _with_demonstrations(self, first: RaceOutcome) -> list[Contestant]:
+        """The best instructions with every choice of demonstrations.
+
+        In the first pass every choice meets one instruction, in the next another, and so on: a
+        budget that ends early has still tried all choices.
+        """
+        best = [] if first.winner is None else [first.winner]
+        best += [one for one in first.standing if one not in best]
+        texts = list(dict.fromkeys(one.prompt.instruction for one in best[: self.settings.kept]))
+        texts = list(dict.fromkeys([*texts, self.start.prompt.instruction]))
+        picked = list(self._choices(best[0] if best else self.start))
+        candidates = list(dict.fromkeys([self.start, *best]))
+        for turn in range(len(texts)):
+            for place, (name, choice) in enumerate(picked):
+                text = texts[(place + turn) % len(texts)]
+                prompt = replace(choice, instruction=text)
+                candidates += self._new(f"{self.names[text]} + {name}", prompt)
+        return candidates
+
+    def _choices(self, incumbent: Contestant) -> Iterator[tuple[str, PromptText]]:
+        settings, start = self.settings, self.start.prompt
+        if start.demonstrations or start.nearest:
+            yield "the start's demonstrations", start
+        if settings.demonstrations == 0:
+            return
+        rows = showable_rows(self.context, settings.longest_tokens)
+        pool = random_rows(rows, settings.pool_rows, self.random)
+        scored = self._hard_sample(incumbent, pool)
+        yield from choices(
+            Sources(
+                rows,
+                pool,
+                pool[:_HARD_SAMPLE],
+                None if scored is None else scored.losses(),
+            ),
+            self.random,
+            count=settings.demonstrations,
+            pick=settings.pick,
+            balance=bool(self.context.view.spec.labels),
+        )
+
+    def _hard_sample(self, incumbent: Contestant, pool: Sequence[Row]) -> Contestant | None:
+        """The incumbent on some training rows; None where they are not asked for or too dear."""
+        if self.settings.pick not in (None, "hard"):
+            return None
+        sample, limit = pool[:_HARD_SAMPLE], self.ledger.limit
+        scored = Contestant(self.context, "hard rows", incumbent.prompt, self.others, sample)
+        cost = scored.cost(len(sample))
+        # A tenth of what the race of demonstrations may cost.
+        share = (DEMONSTRATIONS_UNTIL - INSTRUCTIONS_UNTIL) / 10
+        dear = limit is not None and cost > share * limit
+        if dear or not scored.fits or not self.ledger.covers(cost):
+            return None
+        scored.extend(len(sample))
+        return scored
+
+    def _edited(self, second: RaceOutcome, first: RaceOutcome) -> list[Contestant]:
+        """The winner so far, the start, and prompts one step from the winner."""
+        winner = self.start if second.winner is None else second.winner
+        prompt = winner.prompt
+        candidates = list(dict.fromkeys([winner, self.start]))
+        if self.settings.edits == 0:
+            return candidates
+        steps = [
+            (f"wording of {one.name}", replace(prompt, instruction=one.prompt.instruction))
+            for one in first.standing
+        ]
+        shown_rows = prompt.demonstrations
+        if len(shown_rows) > 1:
+            half = (len(shown_rows) + 1) // 2
+            steps.append(("other order", replace(prompt, demonstrations=shown_rows[::-1])))
+            steps.append(("half of them", replace(prompt, demonstrations=shown_rows[-half:])))
+        reworded = edits(prompt.instruction, self.context.view.spec.labels)
+        for place in self.random.permutation(len(reworded)):
+            name, text = reworded[int(place)]
+            steps.append((name, replace(prompt, instruction=text)))
+        fresh: list[Contestant] = []
+        for name, each in steps:
+            if len(fresh) < self.settings.edits:
+                fresh += self._worded(f"{winner.name}; {name}", each)
+        return candidates + fresh
+
+    def _confirmed(self, winner: Contestant) -> bool:
+        """Whether the winner beats the start where no race has looked.
+
+        The metric, where there is one, must not be below the start's on all rows either.
+        """
+        start, begin = self.start, self.race_rows
+        if winner is start:
+            return False
+        apart = begin < len(self.rows)
+        if apart:
+            until = winner.reach(min(len(self.rows), begin + _FEWEST_ROWS_TO_CONFIRM))
+            if until is None:
+                self.notes["confirmed"] = {"rows": 0, "why": "budget"}
+                return False
+            winner.extend(until)
+        count = len(winner.scores)
+        ours = winner.losses(count)[begin if apart else 0 :]
+        theirs = start.losses(count)[begin if apart else 0 :]
+        metrics = winner.verdict(count).metric, start.verdict(count).metric
+        self.notes["confirmed"] = {
+            "rows": len(ours),
+            "apart_from_the_race": apart,
+            "winner": winner.name,
+            "loss": float(ours.mean()),
+            "start_loss": float(theirs.mean()),
+            "metric": metrics[0],
+            "start_metric": metrics[1],
+        }
+        better = float((ours - theirs).mean()) < 0.0
+        return better and (metrics[0] is None or metrics[1] is None or metrics[0] >= metrics[1])
+
+
+_EMPTY = PromptText("")
+METHOD = PromptSearch()
