@@ -138,7 +138,7 @@ class Paces:
     def _time_trained(self, kind: str, size: int | None, allowance: float) -> Pace:
         base, task = self.base, self.task
         forward, update = self._plain.forward, 0.0
-        shared = len(task.renderer.shared_tokens)
+        positions = len(task.renderer.shared_tokens) if size is None else size
         began = time.perf_counter()
         with _trainable(base, task.renderer, kind, size) as trainable:
             setup = time.perf_counter() - began
@@ -163,7 +163,7 @@ class Paces:
                 trained,
                 trainable.backward_passes,
                 trainable.prefix_positions,
-                begun=shared if kind == "kv_prefix" and size is None else 0,
+                begun=positions if kind == "kv_prefix" else 0,
             )
 
 

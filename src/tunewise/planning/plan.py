@@ -24,9 +24,9 @@ from tunewise.planning.work import Work, work_of
 from tunewise.steps import Ground
 from tunewise.task.types import Row
 
-# Copies of what is trained, in float32: the master, its start, its best step, its gradient, two
-# moments, and two moments again while the state is stored. A race keeps the winner and its moments.
-_COPIES, _RACE_COPIES = 8, 3
+# Copies of what is trained, in float32: the master, its best step, its gradient, two moments. A
+# race keeps the start besides, and the winner with its moments. Storing copies the moments.
+_COPIES, _RACE_COPIES, _STORED_COPIES = 5, 4, 2
 # Logits of a judged position as computed, in float32, and as log-probabilities: bytes a column.
 _LOGIT_BYTES = 10
 _JUDGED_POSITIONS, _JUDGED_ROWS = 4096, 64
@@ -139,5 +139,7 @@ def _held_bytes(task: PlannedTask, work: Work, pace: Pace, forward_bytes: float)
         asked = sum(len(task.renderer.answer_tokens(rows[index].output)) for index in batch)
     judged = slots * forward_bytes + asked * base.vocabulary * _LOGIT_BYTES
     copies = _COPIES + (_RACE_COPIES if work.races else 0)
+    # Working copies and their gradients are in the dtype that the base computes in.
     trained = pace.trained * (4 * copies + 2 * base.dtype.itemsize)
-    return round(trained + max(work.largest_step * pace.saved_bytes, judged))
+    stored = pace.trained * 4 * _STORED_COPIES
+    return round(trained + max(work.largest_step * pace.saved_bytes, judged, stored))
