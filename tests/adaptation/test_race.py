@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from tests.laws.fitting import base_of, context_of, generation_view, planted_vie
 from tunewise.adaptation.attach import lower_parts
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import example, label_frequencies, sample_rows
-from tunewise.adaptation.race import Contestant, race
+from tunewise.adaptation.race import SHARED_PRICE, Contestant, affordable, race
 from tunewise.adaptation.readout import Readout
 from tunewise.model.loop import mean_answer_loss
 from tunewise.numerics.calibration import batch_bias, cross_entropy
@@ -103,3 +104,108 @@ def test_a_prompt_longer_than_the_context_is_left_out() -> None:
         "left_out": "longer than the context",
     }
     assert race([], first=4, ledger=context.ledger).winner is None
+
+
+def test_what_was_scored_enters_the_next_race_for_nothing_and_is_never_dropped() -> None:
+    context = context_of(base_of(), planted_view())
+    contestants = entered(context)
+    known = contestants[0]
+    known.extend(12)
+    before = context.ledger.spent
+    assert known.cost(5) == known.cost(12) == 0
+    known.extend(5)
+    assert (context.ledger.spent, len(known.scores)) == (before, 12)
+    outcome = race(contestants, first=2, ledger=context.ledger)
+    assert known in outcome.standing
+    assert len({len(one.scores) for one in outcome.standing}) == 1
+    losses = [one.losses(12).mean() for one in outcome.standing]
+    assert losses == sorted(losses)
+
+
+def test_losses_and_verdicts_of_the_first_rows_are_those_of_a_shorter_race() -> None:
+    context = context_of(base_of(), planted_view())
+    (long, _), (short, _) = entered(context, WORDS[:2]), entered(context, WORDS[:2])
+    long.extend(12)
+    short.extend(5)
+    np.testing.assert_allclose(long.losses(5), short.losses(), rtol=1e-4)
+    one, other = long.verdict(5), short.verdict()
+    assert (one.metric, one.loss) == (other.metric, pytest.approx(other.loss, rel=1e-4))
+
+
+@pytest.mark.parametrize(("most", "enough", "rows", "left"), [(6, 0, 6, None), (12, 2, 8, 2)])
+def test_a_race_ends_at_so_many_rows_or_so_few_contestants(
+    most: int, enough: int, rows: int, left: int | None
+) -> None:
+    context = context_of(base_of(), planted_view())
+    contestants = entered(context)
+    outcome = race(contestants, first=2, ledger=context.ledger, most=most, enough=enough)
+    assert max(len(one.scores) for one in contestants) <= rows
+    assert left is None or len(outcome.standing) <= left
+    assert outcome.winner in outcome.standing
+
+
+def test_a_race_leaves_what_it_is_told_to_leave() -> None:
+    whole = context_of(base_of(), planted_view())
+    race(entered(whole), first=4, ledger=whole.ledger)
+    limit = whole.ledger.spent
+    for reserve in (0, limit // 3, limit):
+        context = context_of(base_of(), planted_view(), limit=limit)
+        outcome = race(entered(context), first=4, ledger=context.ledger, reserve=reserve)
+        assert context.ledger.spent <= limit - reserve
+        assert (outcome.winner is None) == (reserve == limit)
+
+
+def test_no_leader_is_left_behind_for_want_of_budget() -> None:
+    """The best of the first turn is the dearest, and the second turn cannot be paid for it."""
+    view = planted_view()
+    free = context_of(base_of(), view)
+    contestants = entered(free)
+    race(contestants, first=4, ledger=free.ledger, most=4)
+    best = min(contestants, key=lambda one: float(one.losses().mean()))
+    limit = free.ledger.spent + best.cost(8) - 1
+    context = context_of(base_of(), view, limit=limit)
+    again = entered(context)
+    outcome = race(again, first=4, ledger=context.ledger)
+    # Nobody was scored further, so all stand on the same four rows.
+    assert {len(one.scores) for one in again} == {4}
+    assert outcome.standing[0].name == best.name
+    assert len(outcome.standing) == len(WORDS)
+
+
+def test_who_is_admitted_can_be_paid_to_the_end() -> None:
+    context = context_of(base_of(), planted_view())
+    contestants = entered(context)
+    costs = [math.ceil(one.cost(3) * 2) for one in contestants]  # two turns after the first
+    told = {"first": 3, "most": 12}
+    assert affordable(contestants, room=sum(costs), **told) == contestants
+    assert affordable(contestants, room=sum(costs) - 1, **told) == contestants[:-1]
+    assert affordable(contestants, room=-5, **told) == []
+    contestants[2].extend(3)
+    assert affordable(contestants, room=0, **told) == [contestants[2]]
+
+
+def test_shared_positions_count_a_little_and_rows_in_full() -> None:
+    context = context_of(base_of(), planted_view())
+    rows = context.view.validation
+    shown = tuple(Demonstration(row.input, row.output) for row in context.view.train[:8])
+    bare = Contestant(context, "bare", PromptText("x"), (), rows)
+    shared = Contestant(context, "shared", PromptText("x", demonstrations=shown), (), rows)
+    nearest = Contestant(context, "nearest", PromptText("x", pool=shown, nearest=4), (), rows)
+    assert bare.price < shared.price < nearest.price
+    wanted = shared.row_cost + SHARED_PRICE * len(shared.renderer.shared_tokens)
+    assert shared.price == pytest.approx(wanted, rel=0.05)
+
+
+def test_how_far_the_budget_reaches() -> None:
+    free = context_of(base_of(), planted_view())
+    (one,) = entered(free, WORDS[:1])
+    costs = [one.cost(until) for until in range(13)]
+    for limit, reached in (
+        (costs[12], 12),
+        (costs[12] - 1, 11),
+        (costs[4], 4),
+        (costs[4] - 1, None),
+    ):
+        context = context_of(base_of(), planted_view(), limit=limit)
+        (same,) = entered(context, WORDS[:1])
+        assert same.reach(4) == reached
