@@ -76,6 +76,25 @@ def test_a_loose_tie_is_not_do_not_adapt() -> None:
     assert found.verdict is Verdict.NOT_ENOUGH_DATA
 
 
+def test_a_tie_only_because_seeds_lie_far_apart_is_no_reason_to_take_it() -> None:
+    rows = make_rows(400)
+    good = [1.0] * 370 + [0.0] * 30
+    records = [make_record("lora", good, rows, seed=seed) for seed in range(3)]
+    records += [make_record("soft_prompt", good, rows, seed=seed) for seed in range(3)]
+    for seed, right in enumerate((370, 250, 352)):
+        scores = [1.0] * right + [0.0] * (400 - right)
+        record = make_record("few_shot", scores, rows, seed=seed)
+        records.append(replace(record, notes={"demonstrations": 4}))
+    comparison = build_comparison(SPEC, records, [], CONTEXT, rows)
+    found = comparison.recommendation
+    pair = next(p for p in comparison.pairs if {p.a, p.b} == {"lora", "few_shot"})
+    assert pair.low < 0 < pair.high
+    assert abs(pair.difference) > 0.05
+    assert "few_shot" in found.tied_with
+    assert found.method == "soft_prompt"
+    assert any("few_shot is cheaper still" in reason for reason in found.reasons)
+
+
 def test_few_rows_can_tell_a_large_difference() -> None:
     found = planted({"majority": 0.33, "zero_shot": 0.2, "lora": 0.95}, 40).recommendation
     assert (found.method, found.verdict) == ("lora", Verdict.ADAPT)

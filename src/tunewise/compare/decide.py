@@ -5,7 +5,8 @@ rows tie with it: the interval of the difference holds 0, or its p-value, correc
 number of comparisons with the best, is 0.05 or more. Of the tied, recommend the cheapest to run:
 lowest on the ladder of parts, then fewest tokens per request, smallest, least work to fit.
 
-A tie is not a proof of equality. Where the tie would mean "do not adapt" or "a classifier is
+A tie is not a proof of equality. What is more than 5 points lower on these rows is passed over:
+seeds that lie far apart, or few rows, make anything tie. Where the tie would mean "do not adapt" or "a classifier is
 enough", it must also be tight: with fewer than 50 test rows, or where a tied method may still be
 more than 5 points better (upper limit of the interval), the verdict is "not enough data to tell".
 Where a constant answer ties with the best, that failure is the verdict, from 50 rows on.
@@ -15,7 +16,7 @@ Nothing here looks at a method's name: roles and parts decide.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -90,10 +91,28 @@ def decide(entries: Sequence[Entry], pairs: Sequence[Pair]) -> Decision:
     tied = [best]
     tied += [each for each in others if not is_different(known[(best.method, each.method)])]
     tied.sort(key=cost_order)
-    chosen = tied[0]
+    chosen = _cheapest_near(tied, best, known)
     gains = [known[(each.method, chosen.method)].high for each in tied if each is not chosen]
     gain = max(gains, default=0.0)
-    return Decision(ordered, best, chosen, tuple(tied), _verdict(ordered, tied, gain), gain, known)
+    verdict = _verdict(ordered, tied, chosen, gain)
+    return Decision(ordered, best, chosen, tuple(tied), verdict, gain, known)
+
+
+def _cheapest_near(
+    tied: Sequence[Entry], best: Entry, known: Mapping[tuple[str, str], Pair]
+) -> Entry:
+    """The first of the tied that is no more than the margin below the best.
+
+    What adapts nothing is judged by its verdict instead, which asks for more.
+    """
+    if tied[0].role in _ADAPTS_NOTHING:
+        return tied[0]
+    near = (
+        each
+        for each in tied
+        if each is best or known[(best.method, each.method)].difference <= MARGIN
+    )
+    return next(near)
 
 
 def is_different(pair: Pair) -> bool:
@@ -102,9 +121,10 @@ def is_different(pair: Pair) -> bool:
     return p_value < ALPHA and not pair.low <= 0 <= pair.high
 
 
-def _verdict(entries: Sequence[Entry], tied: Sequence[Entry], possible_gain: float) -> Verdict:
-    """The short answer; the cheapest of the tied stands first."""
-    chosen = tied[0]
+def _verdict(
+    entries: Sequence[Entry], tied: Sequence[Entry], chosen: Entry, possible_gain: float
+) -> Verdict:
+    """The short answer."""
     if len(entries) == 1:
         return Verdict.NOT_ENOUGH_DATA
     if chosen.role not in _ADAPTS_NOTHING:

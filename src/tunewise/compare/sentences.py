@@ -83,6 +83,11 @@ def reasons(found: Decision) -> Iterator[str]:
     if len(found.tied) > 1:
         costs = "; ".join(f"{entry.method}: {cost_text(entry)}" for entry in found.tied)
         yield f"Of those that tie, the cheapest to run is preferred. {costs}."
+        for passed in found.tied[: found.tied.index(chosen)]:
+            yield (
+                f"{passed.method} is cheaper still, but lower than {best.method} by "
+                f"{_against(found.pair(best, passed))}: so loose a tie is no reason to take it."
+            )
     else:
         yield f"It costs {cost_text(chosen)}."
 
