@@ -6,9 +6,10 @@ number of comparisons with the best, is 0.05 or more. Of the tied, recommend the
 lowest on the ladder of parts, then fewest tokens per request, smallest, least work to fit.
 
 A tie is not a proof of equality. What is more than 5 points lower on these rows is passed over:
-seeds that lie far apart, or few rows, make anything tie. Where the tie would mean "do not adapt" or "a classifier is
-enough", it must also be tight: with fewer than 50 test rows, or where a tied method may still be
-more than 5 points better (upper limit of the interval), the verdict is "not enough data to tell".
+seeds that lie far apart, or few rows, make anything tie. Where the tie would mean "do not adapt" or
+"a classifier is enough", it must also be tight: with fewer than 50 test rows, or where a tied
+method may still be more than 5 points better (upper limit of the interval), the verdict is "not
+enough data to tell".
 Where a constant answer ties with the best, that failure is the verdict, from 50 rows on.
 
 Nothing here looks at a method's name: roles and parts decide.
