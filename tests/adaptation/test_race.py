@@ -177,11 +177,20 @@ def test_who_is_admitted_can_be_paid_to_the_end() -> None:
     contestants = entered(context)
     costs = [math.ceil(one.cost(3) * 2) for one in contestants]  # two turns after the first
     told = {"first": 3, "most": 12}
-    assert affordable(contestants, room=sum(costs), **told) == contestants
-    assert affordable(contestants, room=sum(costs) - 1, **told) == contestants[:-1]
-    assert affordable(contestants, room=-5, **told) == []
+    assert affordable(contestants, room=sum(costs), **told) == (contestants, [])
+    less = affordable(contestants, room=sum(costs) - 1, **told)
+    assert less == (contestants[:-1], contestants[-1:])
+    assert affordable(contestants, room=-5, **told) == ([], contestants)
     contestants[2].extend(3)
-    assert affordable(contestants, room=0, **told) == [contestants[2]]
+    assert affordable(contestants, room=0, **told)[0] == [contestants[2]]
+
+
+def test_after_some_that_are_too_dear_no_more_are_built() -> None:
+    context = context_of(base_of(), planted_view())
+    built = iter(entered(context, tuple(f"Number {number}." for number in range(20))))
+    admitted, passed_over = affordable(built, first=3, most=12, room=0)
+    assert (admitted, len(passed_over)) == ([], 6)
+    assert len(list(built)) == 14
 
 
 def test_shared_positions_count_a_little_and_rows_in_full() -> None:

@@ -9,7 +9,7 @@ race used are left to confirm the winner on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ from tunewise.task.types import Row
 # kept, read and attended to by every row: steps with 20 and with 400 shared positions before rows
 # of some 30 tokens differ by about a row's own cost (docs/log.md).
 SHARED_PRICE = 0.05
+# After so many in a row that are too dear, no further one is built to be asked.
+_PATIENCE = 6
 
 
 class Contestant:
@@ -192,7 +194,7 @@ def race(
     until = seen = min(first, last)
     while alive:
         scored = _scored(alive, until, ledger, reserve, ranked=bool(standing))
-        left_out |= {one.name: "budget" for one in alive if one not in scored}
+        left_out |= {one.name: "budget" for one in alive if len(one.scores) < until}
         if not scored:
             break
         standing, seen = scored, until
@@ -214,28 +216,40 @@ def race(
 
 
 def affordable(
-    contestants: Sequence[Contestant], *, first: int, most: int, room: int
-) -> list[Contestant]:
+    contestants: Iterable[Contestant], *, first: int, most: int, room: int
+) -> tuple[list[Contestant], list[Contestant]]:
     """Those whose race can be paid to its end, so that no leader is left out half-way.
 
     Half of the contestants go on at every turn, to twice the rows, so in the mean every turn after
     the first costs each half of the first.
 
     Args:
-        contestants: in the order they are admitted; one too dear is passed over.
+        contestants: in the order they are admitted; one too dear is passed over, and after some
+            such in a row no more are asked for.
         first: rows that all are scored on.
         most: rows of the race.
         room: token passes there are.
+
+    Returns:
+        Those admitted, and those passed over.
     """
     first = min(first, most)
     turns = max(0, math.ceil(math.log2(most / first)))
-    admitted = []
+    admitted: list[Contestant] = []
+    passed_over: list[Contestant] = []
+    in_a_row = 0
     for one in contestants:
         cost = math.ceil(one.cost(first) * (1 + turns / 2))
         if cost <= max(room, 0):
             room -= cost
             admitted.append(one)
-    return admitted
+            in_a_row = 0
+            continue
+        passed_over.append(one)
+        in_a_row += 1
+        if in_a_row == _PATIENCE:
+            break
+    return admitted, passed_over
 
 
 def _scored(
@@ -270,8 +284,10 @@ def _going_on(scored: Sequence[Contestant], until: int, then: int) -> list[Conte
     """The better half, best first, and whoever an earlier race has scored that far: it is free."""
     free = [one for one in scored if len(one.scores) >= then]
     losses = np.array([one.losses(until) for one in scored])
-    kept = survivors(losses, math.ceil((len(scored) - len(free)) / 2) + len(free))
-    going = [scored[index] for index in kept]
+    half = math.ceil((len(scored) - len(free)) / 2)
+    kept = [scored[index] for index in survivors(losses, half + len(free))]
+    paying = [one for one in kept if one not in free][:half]
+    going = [one for one in kept if one in free or one in paying]
     return [*going, *(one for one in free if one not in going)]
 
 

@@ -8,7 +8,7 @@ and a dearer prompt has to be better by more than the noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -119,7 +119,7 @@ class _Search:
         if any(isinstance(p, KVPrefixPart) and p.replaces_shared_text for p in self.others):
             self.notes["kept"] = "start: a trained prefix stands in place of the prompt"
             return start.prompt, start.verdict().decoding
-        first = self._race("instructions", [start, *self._instructions()], INSTRUCTIONS_UNTIL)
+        first = self._race("instructions", self._instructions(), INSTRUCTIONS_UNTIL)
         second = self._race(
             "demonstrations", self._with_demonstrations(first), DEMONSTRATIONS_UNTIL
         )
@@ -141,20 +141,18 @@ class _Search:
         self.entered.add(prompt)
         return [self._contestant(name, prompt)]
 
-    def _race(self, name: str, candidates: Sequence[Contestant], until: float) -> RaceOutcome:
+    def _race(self, name: str, candidates: Iterable[Contestant], until: float) -> RaceOutcome:
         """A race of those whose race the round's share of the budget pays, in the order given."""
-        limit, first = self.ledger.limit, min(self.settings.first_rows, self.race_rows)
-        entrants, reserve = list(candidates), 0
-        if limit is not None:
+        limit, first, reserve = self.ledger.limit, self.settings.first_rows, 0
+        left_out: list[Contestant] = []
+        if limit is None:
+            entrants = list(candidates)
+        else:
             reserve = limit - int(until * limit)
             room = limit - reserve - self.ledger.spent
-            entrants = affordable(
-                [one for one in candidates if self._confirmable(one, limit)],
-                first=first,
-                most=self.race_rows,
-                room=room,
-            )
-        left_out = [told(one, "budget") for one in candidates if one not in entrants]
+            payable = self._confirmable(candidates, (1 - EDITS_UNTIL) * limit, left_out)
+            entrants, passed_over = affordable(payable, first=first, most=self.race_rows, room=room)
+            left_out += passed_over
         outcome = race(
             entrants,
             first=first,
@@ -167,19 +165,26 @@ class _Search:
             "round": name,
             "winner": None if outcome.winner is None else outcome.winner.name,
             "token_passes": self.ledger.spent,
-            "tried": [*outcome.tried, *left_out],
+            "tried": [*outcome.tried, *(told(one, "budget") for one in left_out)],
         }
         self.notes["rounds"].append(record)
         return outcome
 
-    def _confirmable(self, one: Contestant, limit: int) -> bool:
-        """Whether what is left after the races pays for confirming, if this one should win."""
-        fewest = min(_FEWEST_ROWS_TO_CONFIRM, len(self.rows) - self.race_rows)
-        scored = len(one.scores) == len(self.rows)
-        return scored or one.row_cost * fewest <= (1 - EDITS_UNTIL) * limit
+    def _confirmable(
+        self, candidates: Iterable[Contestant], room: float, left_out: list[Contestant]
+    ) -> Iterator[Contestant]:
+        """Those that what is left after the races pays to confirm, if they should win."""
+        everything = len(self.rows)
+        fewest = min(_FEWEST_ROWS_TO_CONFIRM, everything - self.race_rows)
+        for one in candidates:
+            if len(one.scores) == everything or one.row_cost * fewest <= room:
+                yield one
+            else:
+                left_out.append(one)
 
     def _instructions(self) -> Iterator[Contestant]:
-        """The user's other wordings, then what the task itself gives."""
+        """The start, the user's other wordings, then what the task itself gives."""
+        yield self.start
         view, settings = self.context.view, self.settings
         given = "" if settings.wordings is None else settings.wordings
         texts = [text.strip() for text in given.split("|") if text.strip()]
@@ -210,7 +215,7 @@ class _Search:
         self.notes["instructions"].setdefault(self.names[text], text)
         return self._new(name, prompt)
 
-    def _with_demonstrations(self, first: RaceOutcome) -> list[Contestant]:
+    def _with_demonstrations(self, first: RaceOutcome) -> Iterator[Contestant]:
         """The best instructions with every choice of demonstrations.
 
         In the first pass every choice meets one instruction, in the next another, and so on: a
@@ -221,13 +226,12 @@ class _Search:
         texts = list(dict.fromkeys(one.prompt.instruction for one in best[: self.settings.kept]))
         texts = list(dict.fromkeys([*texts, self.start.prompt.instruction]))
         picked = list(self._choices(best[0] if best else self.start))
-        candidates = list(dict.fromkeys([self.start, *best]))
+        yield from dict.fromkeys([self.start, *best])
         for turn in range(len(texts)):
             for place, (name, choice) in enumerate(picked):
                 text = texts[(place + turn) % len(texts)]
                 prompt = replace(choice, instruction=text)
-                candidates += self._new(f"{self.names[text]} + {name}", prompt)
-        return candidates
+                yield from self._new(f"{self.names[text]} + {name}", prompt)
 
     def _choices(self, incumbent: Contestant) -> Iterator[tuple[str, PromptText]]:
         settings, start = self.settings, self.start.prompt
