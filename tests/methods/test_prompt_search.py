@@ -223,3 +223,13 @@ def test_every_kind_of_task(which: str) -> None:
     assert len(answers) == 3
     wanted = {"generation": "free", "json": "json", "short answer": "free", "many labels": "trie"}
     assert got.decoding.mode == wanted[which]
+
+
+@pytest.mark.parametrize("long_rows", [1, 60])
+def test_rows_longer_than_the_context_do_not_end_the_search(long_rows: int) -> None:
+    long = tuple(replace(row, input="x" * 600) for row in VIEW.validation[:long_rows])
+    view = replace(VIEW, validation=(*long, *VIEW.validation[long_rows:]))
+    got = search(base_of(), view, demonstrations=0, edits=0)
+    assert bool(notes_of(got)["rounds"]) == (long_rows == 1)
+    if long_rows == 1:
+        assert tried(got)["instructions"][0]["rows"] == 59
