@@ -179,6 +179,14 @@ def test_longer_rows_and_more_trained_numbers_hold_more_memory(ground: Ground) -
     assert large.peak_bytes > small.peak_bytes
 
 
+def test_no_peak_is_below_that_of_a_fit_before_it(ground: Ground) -> None:
+    methods = [find_method(name) for name in ("full", "zero_shot", "tfidf")]
+    settings = {method.name: method.Settings() for method in methods}
+    plan = plan_run(ground, [(method, 0) for method in methods], [], settings, BUDGET)
+    peaks = [job.peak_bytes for job in plan.jobs]
+    assert peaks[0] == peaks[1] == peaks[2] == plan.totals["peak_bytes"]
+
+
 def test_fewer_trained_layers_cost_less(ground: Ground) -> None:
     method = find_method("full")
     task, settings = PlannedTask(ground), parse_settings(method, {"last_layers": 1})
@@ -191,31 +199,39 @@ def test_fewer_trained_layers_cost_less(ground: Ground) -> None:
 class Clock:
     """Stands still but for what the planted work takes."""
 
-    def __init__(self, per_row: float) -> None:
-        self.now, self.per_row = 0.0, per_row
+    def __init__(self, per_row: float, positions: int) -> None:
+        self.now, self.per_row, self.positions = 0.0, per_row, positions
         self.calls: list[int] = []
 
     def __call__(self) -> float:
         return self.now
 
     def work(self, rows: int) -> int:
-        """Ten positions a row."""
+        """So many positions a row."""
         self.calls.append(rows)
         self.now += self.per_row * rows
-        return 10 * rows
+        return self.positions * rows
 
 
 @pytest.mark.parametrize(
-    ("per_row", "most", "rows"),
-    [(0.1, 16, [1, 2, 5]), (0.01, 16, [1, 2, 16]), (3.0, 16, [1, 2]), (3.0, 1, [1, 1])],
+    ("per_row", "positions", "most", "rows"),
+    [
+        (0.1, 100, 16, [1, 2, 5]),
+        (0.01, 100, 16, [1, 2, 16]),
+        (3.0, 1000, 16, [1, 2]),
+        (3.0, 1000, 1, [1, 1]),
+        # Too slow for the time, but fewer positions would tell nothing.
+        (3.0, 100, 16, [1, 2, 3]),
+        (3.0, 10, 16, [1, 2, 16]),
+    ],
 )
 def test_as_many_rows_are_timed_as_the_time_allows(
-    per_row: float, most: int, rows: list[int]
+    per_row: float, positions: int, most: int, rows: list[int]
 ) -> None:
-    clock = Clock(per_row)
+    clock = Clock(per_row, positions)
     found = seconds_per_position(clock.work, most, allowance=0.55, clock=clock)
     assert clock.calls == rows
-    assert found == pytest.approx(per_row / 10)
+    assert found == pytest.approx(per_row / positions)
 
 
 def test_what_is_timed_is_spread_over_the_lengths() -> None:

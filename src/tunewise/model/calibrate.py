@@ -7,6 +7,7 @@ also tells how many rows the time allows.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from tunewise.model.prefix import SharedPrefix, compute_prefix, token_embeddings
 from tunewise.model.score import label_log_probabilities
 
 Clock = Callable[[], float]
+# Fewer at once leave the processor waiting for the weights, which full batches do not.
+_LEAST_POSITIONS = 256
 _DECODED_STEPS = 4
 _DECODED_ROWS = 16
 _DECODED_ROW_TOKENS = 8
@@ -65,7 +68,7 @@ def seconds_per_position(
     Args:
         work: does it on so many rows; returns positions.
         most_rows: rows at most, at least 1.
-        allowance: seconds there are; a single row may take longer.
+        allowance: seconds there are; on a slow machine `_LEAST_POSITIONS` may take longer.
         clock: tells seconds.
     """
     # The first call also pays for what happens once: memory, kernels, what is tried per model.
@@ -74,7 +77,8 @@ def seconds_per_position(
     began = clock()
     positions = work(few)
     seconds = clock() - began
-    rows = most_rows if seconds <= 0 else min(most_rows, int(allowance * few / seconds))
+    allowed = most_rows if seconds <= 0 else int(allowance * few / seconds)
+    rows = min(most_rows, max(allowed, math.ceil(_LEAST_POSITIONS * few / positions)))
     if rows <= few:
         return seconds / positions
     began = clock()
