@@ -150,6 +150,25 @@ class Contestant:
         return np.array([labels.index(row.output) for row in self._rows[: len(self.scores)]])
 
 
+def fitting_rows(context: FitContext) -> Sequence[Row]:
+    """The validation rows that fit the context behind the start; all of them where none does.
+
+    One row that is too long would leave every prompt out.
+
+    Args:
+        context: the fit.
+    """
+    rows, prompt = context.view.validation, context.starting_prompt()
+    renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
+    room = context.base.context_length - len(renderer.shared_tokens)
+    fitting = [
+        row
+        for row in rows
+        if len(renderer.row_tokens(row.input)) + len(renderer.answer_tokens(row.output)) <= room
+    ]
+    return fitting if fitting else rows
+
+
 @dataclass(frozen=True, slots=True)
 class RaceOutcome:
     """How a race ended.

@@ -21,11 +21,10 @@ from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.demonstrations import Sources, choices, random_rows, showable_rows
 from tunewise.adaptation.judge import sample_rows
 from tunewise.adaptation.parts import KVPrefixPart, PromptTextPart
-from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, race, told
+from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, fitting_rows, race, told
 from tunewise.methods._contract import MethodSettings, Needs
 from tunewise.task.edits import edits
 from tunewise.task.prompt import PromptText
-from tunewise.task.render import Renderer
 from tunewise.task.types import Row
 from tunewise.task.wording import CopyCheck, Wording, compositions
 
@@ -97,7 +96,7 @@ class _Search:
         self.context, self.settings, self.ledger = context, settings, context.ledger
         self.others = context.starting_parts()[1:]
         self.rows = sample_rows(
-            _fitting(context), settings.validation_rows, seed=context.seed, shuffled=True
+            fitting_rows(context), settings.validation_rows, seed=context.seed, shuffled=True
         )
         apart = len(self.rows) >= _FEWEST_ROWS_TO_SPLIT
         self.race_rows = round(_RACE_SHARE * len(self.rows)) if apart else len(self.rows)
@@ -327,22 +326,6 @@ class _Search:
         }
         better = float((ours - theirs).mean()) < 0.0
         return better and (metrics[0] is None or metrics[1] is None or metrics[0] >= metrics[1])
-
-
-def _fitting(context: FitContext) -> Sequence[Row]:
-    """The validation rows that fit the context behind the start; all of them where none does.
-
-    One row that is too long would leave every prompt out.
-    """
-    rows, prompt = context.view.validation, context.starting_prompt()
-    renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
-    room = context.base.context_length - len(renderer.shared_tokens)
-    fitting = [
-        row
-        for row in rows
-        if len(renderer.row_tokens(row.input)) + len(renderer.answer_tokens(row.output)) <= room
-    ]
-    return fitting if fitting else rows
 
 
 _EMPTY = PromptText("")
