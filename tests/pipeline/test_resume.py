@@ -21,9 +21,15 @@ METHODS = ("majority", "lora", "soft_prompt")
 
 
 def _start(arguments: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tunewise.cli", *arguments]
+    # A shell starts what runs in its background deaf to SIGINT, and children inherit that.
+    hear = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", f"{hear}from tunewise.cli.main import main; main()"]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
     )
 
 
