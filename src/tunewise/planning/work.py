@@ -90,7 +90,11 @@ def work_of(
 
 
 class _Shape:
-    """Stands for what a fit trains where only the work is asked for."""
+    """Stands for what a fit trains where only the work is asked for.
+
+    Laying a training out reads numbers only. Whatever would run the model or take a result is a
+    fault of the planner, and ends it rather than costing what a fit costs.
+    """
 
     def __init__(self, pace: Pace) -> None:
         self.parameters = {"nothing": torch.zeros(1, requires_grad=True)}
