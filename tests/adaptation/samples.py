@@ -62,6 +62,7 @@ LINEAR = ShallowModelPart(
 PARTS: dict[str, tuple[Part, ...]] = {
     "prompt": (PROMPT,),
     "virtual": (VIRTUAL,),
+    "virtual in place": (VirtualTokensPart(VIRTUAL.embeddings, True), PROMPT),
     "prefix": (PREFIX,),
     "low_rank": (LOW_RANK,),
     "weights": (WEIGHTS,),

@@ -10,11 +10,14 @@ import torch
 from tests.laws.fitting import base_of, context_of, counted_positions, fit, planted_view
 
 from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.parts import KVPrefixPart, VirtualTokensPart
 from tunewise.adaptation.predict import BasePredictor, predictor_for
 from tunewise.adaptation.store import fingerprint_of
 from tunewise.errors import BudgetTooSmallError, ConfigError
 from tunewise.methods._registry import discover_methods
 from tunewise.model.base import Base
+from tunewise.task.prompt import PromptText
+from tunewise.task.render import Renderer
 
 VIEW = planted_view()
 INPUTS = [row.input for row in VIEW.validation]
@@ -22,7 +25,8 @@ GRADIENT = [name for name, method in discover_methods().items() if method.needs.
 STARTS: dict[str, dict[str, Any]] = {
     "zero_shot": {"instruction": "Another instruction."},
     "few_shot": {"demonstrations": 2, "pick": "balanced", "draws": 1},
-    "soft_prompt": {"steps": 2, "virtual_tokens": 3, "learning_rate": 1e-2},
+    "soft_prompt": {"steps": 2, "learning_rate": 1e-2},
+    "soft_prompt before the text": {"steps": 2, "virtual_tokens": 3, "learning_rate": 1e-2},
     "prefix": {"steps": 2, "learning_rate": 1e-2},
     "prefix before the text": {"steps": 2, "positions": 4, "learning_rate": 1e-2},
     "lora": {"steps": 2, "rank": 2, "learning_rate": 1e-3},
@@ -31,11 +35,9 @@ STARTS: dict[str, dict[str, Any]] = {
 
 
 def start_of(base: Base, which: str) -> Adaptation:
-    return (
-        fit(base, which.split()[0], VIEW, batch_size=8, **STARTS[which])
-        if which in {"soft_prompt", "prefix", "prefix before the text", "lora", "full"}
-        else fit(base, which, VIEW, **STARTS[which])
-    )
+    name = which.split()[0]
+    batch = {"batch_size": 8} if name in GRADIENT else {}
+    return fit(base, name, VIEW, **batch, **STARTS[which])
 
 
 def scores(base: Base, adaptation: Adaptation) -> np.ndarray:
@@ -49,8 +51,8 @@ def scores(base: Base, adaptation: Adaptation) -> np.ndarray:
 def test_step_0_is_the_start(name: str, which: str) -> None:
     """A learning rate of nothing: what comes out answers as what went in.
 
-    Virtual tokens that are new move the positions of all that follows, so only a start that has
-    them already can be met exactly.
+    Where a trained prefix has replaced the text already, new virtual tokens have no text whose
+    place they could take: they stand behind it, and step 0 is another prompt.
     """
     base = base_of()
     start = start_of(base, which)
@@ -59,7 +61,7 @@ def test_step_0_is_the_start(name: str, which: str) -> None:
     assert got.provenance.start == fingerprint_of(start)
     kept = {part.kind for part in start.parts} - {"virtual_tokens", "kv_prefix"}
     assert kept <= set(got.kinds)
-    if name == "soft_prompt" and which != "soft_prompt":
+    if name == "soft_prompt" and which == "prefix":
         return
     np.testing.assert_allclose(scores(base, got), scores(base, start), atol=2e-3, rtol=1e-4)
 
@@ -127,11 +129,31 @@ def test_a_prefix_that_the_budget_does_not_start() -> None:
 
 def test_a_prefix_of_the_instruction_replaces_it_and_one_of_a_length_does_not() -> None:
     base = base_of()
-    for positions, replaces in ((None, True), (7, False)):
-        got = fit(base, "prefix", VIEW, steps=1, batch_size=4, positions=positions)
-        part: Any = next(part for part in got.parts if part.kind == "kv_prefix")
-        assert part.replaces_shared_text is replaces
-        assert positions is None or part.keys[0].shape[1] == positions
+    shared = len(
+        Renderer(base.tokenizer, VIEW.spec, PromptText(VIEW.spec.instruction)).shared_tokens
+    )
+    for size, replaces in ((None, True), (7, False)):
+        got = fit(base, "prefix", VIEW, steps=1, batch_size=4, positions=size)
+        prefix = got.part(KVPrefixPart)
+        assert prefix is not None
+        assert prefix.replaces_shared_text is replaces
+        assert prefix.keys[0].shape[1] == (size or shared)
+        got = fit(base, "soft_prompt", VIEW, steps=1, batch_size=4, virtual_tokens=size)
+        soft = got.part(VirtualTokensPart)
+        assert soft is not None
+        assert soft.replaces_shared_text is replaces
+        assert soft.embeddings.shape[0] == (size or shared)
+
+
+@pytest.mark.parametrize("name", ["soft_prompt", "prefix"])
+def test_no_demonstrations_where_the_text_is_replaced(name: str) -> None:
+    """They would stand in a text that is not read any more; those nearest to a row are read."""
+    base = base_of()
+    context = context_of(base, VIEW, start=start_of(base, name))
+    got = fit(base, "few_shot", VIEW, context=context)
+    tried = [each["candidate"] for each in got.provenance.notes["tried"]]
+    assert tried
+    assert all(each.startswith("nearest") for each in tried)
 
 
 def test_without_a_budget_zero_shot_still_answers_uncalibrated() -> None:

@@ -37,7 +37,7 @@ from tunewise.task.types import Kind, TaskSpec
 SPEC = TaskSpec("t", Kind.CLASSIFICATION, "Say a colour.", ("blue", "red"), "accuracy")
 INPUTS = ("short", "a much longer row of text", "mid length", "x")
 ANSWERS = ("red", "blue", "red", "blue")
-KINDS = ("virtual", "kv", "kv_before_text", "low_rank", "weights")
+KINDS = ("virtual", "virtual_in_place", "kv", "kv_before_text", "low_rank", "weights")
 
 
 def renderer_of(base: Base, instruction: str = SPEC.instruction) -> Renderer:
@@ -62,6 +62,10 @@ def trainable_of(kind: str, base: Base, renderer: Renderer) -> Iterator[Any]:
     frozen = FrozenPrefix(base, renderer, ())
     if kind == "virtual":
         yield VirtualTokens(frozen, virtual_start(base), hidden=0, seed=0)
+    elif kind == "virtual_in_place":
+        yield VirtualTokens(
+            frozen, virtual_start(base), hidden=0, seed=0, replaces_shared_text=True
+        )
     elif kind == "kv":
         with torch.no_grad():
             initial = compute_prefix(base, token_embeddings(base, renderer.shared_tokens))
@@ -92,9 +96,10 @@ def twin_loss(kind: str, base: Base, renderer: Renderer, trainable: Any) -> Tens
     count = 0
     for each in examples_of(renderer):
         count += len(each.answer)
-        if kind == "virtual":
+        if kind.startswith("virtual"):
             before = trainable.parameters["embeddings"]
-            total = total + plain_answer_loss(base, shared + each.row, each.answer, before=before)
+            text = each.row if kind == "virtual_in_place" else shared + each.row
+            total = total + plain_answer_loss(base, text, each.answer, before=before)
         elif kind.startswith("kv"):
             text = each.row if kind == "kv" else shared + each.row
             total = total + after_keys_and_values(base, trainable, text, each.answer)

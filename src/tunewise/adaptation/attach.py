@@ -22,6 +22,7 @@ from tunewise.adaptation.parts import (
     Part,
     VirtualTokensPart,
     WeightsPart,
+    text_replaced,
 )
 from tunewise.adaptation.peft_format import injected_names
 from tunewise.errors import AdaptationError
@@ -186,7 +187,7 @@ def lower(
         renderer: gives the shared text.
         virtual: (k, D) virtual tokens, or None.
         positions: trained keys and values.
-        replaces_shared_text: whether `positions` stand in place of the shared text.
+        replaces_shared_text: whether one of the two stands in place of the shared text.
     """
     pieces: list[Tensor] = []
     if virtual is not None:
@@ -200,25 +201,27 @@ def lower(
 
 def lower_parts(base: Base, renderer: Renderer, parts: Sequence[Part]) -> SharedPrefix:
     """`lower` for stored parts; no gradients."""
-    virtual, positions, replaces = None, EMPTY_PREFIX, False
+    virtual, positions = None, EMPTY_PREFIX
     for part in parts:
         if isinstance(part, VirtualTokensPart):
             virtual = part.embeddings.to(base.device)
         elif isinstance(part, KVPrefixPart):
-            positions, replaces = prefix_of(part, base), part.replaces_shared_text
+            positions = prefix_of(part, base)
     with torch.no_grad():
         return lower(
-            base, renderer, virtual=virtual, positions=positions, replaces_shared_text=replaces
+            base,
+            renderer,
+            virtual=virtual,
+            positions=positions,
+            replaces_shared_text=text_replaced(parts),
         )
 
 
 def computed_positions(renderer: Renderer, parts: Sequence[Part]) -> int:
     """Positions that `lower_parts` computes: all but stored keys and values."""
-    count = len(renderer.shared_tokens)
+    count = 0 if text_replaced(parts) else len(renderer.shared_tokens)
     for part in parts:
-        if isinstance(part, KVPrefixPart) and part.replaces_shared_text:
-            count -= len(renderer.shared_tokens)
-        elif isinstance(part, VirtualTokensPart):
+        if isinstance(part, VirtualTokensPart):
             count += int(part.embeddings.shape[0])
     return count
 

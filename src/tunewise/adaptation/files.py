@@ -158,6 +158,8 @@ def part_files(part: Part, base_name: str, taken: Files) -> tuple[PartEntry, Fil
     elif isinstance(part, VirtualTokensPart):
         folder = f"{VIRTUAL_TOKENS_FOLDER}/" if CONFIG_FILE in taken else ""
         k, width = part.embeddings.shape
+        # Left out where False, as in folders from before the flag was.
+        flag = part.replaces_shared_text or None
         config = virtual_tokens_config(k, base_name, width)
         files = {
             folder + CONFIG_FILE: json_bytes(config, kind),
@@ -210,7 +212,8 @@ def _read_part(entry: PartEntry, read: Reader) -> Part:
             wrapped = json.dumps({"prompt": json.loads(text)})
             return PromptTextPart(_Prompt.model_validate_json(wrapped).prompt)
         case "virtual_tokens", [_, data]:
-            return VirtualTokensPart(_only(tensors_of(data), PROMPT_EMBEDDINGS))
+            embeddings = _only(tensors_of(data), PROMPT_EMBEDDINGS)
+            return VirtualTokensPart(embeddings, bool(entry.replaces_shared_text))
         case "kv_prefix", [data] if entry.replaces_shared_text is not None:
             return _prefix_of(tensors_of(data), entry.replaces_shared_text)
         case "low_rank", [text, data]:

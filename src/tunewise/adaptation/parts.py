@@ -13,7 +13,7 @@ anything else ("a small classifier is enough" is a possible verdict), so they ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -36,10 +36,13 @@ class VirtualTokensPart:
 
     Attributes:
         embeddings: (k, D) float32.
+        replaces_shared_text: True where they stand in place of the prompt's shared text (they
+            began as its own embeddings), False where that text follows them.
     """
 
     kind: ClassVar[str] = "virtual_tokens"
     embeddings: Tensor = field(repr=False)
+    replaces_shared_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +120,12 @@ PART_KINDS: tuple[str, ...] = (
     "weights",
     "shallow_model",
 )
+
+
+def text_replaced(parts: Iterable[Part]) -> bool:
+    """Whether one of these parts stands in place of the prompt's shared text."""
+    return any(
+        part.replaces_shared_text
+        for part in parts
+        if isinstance(part, VirtualTokensPart | KVPrefixPart)
+    )

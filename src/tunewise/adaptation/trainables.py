@@ -26,6 +26,7 @@ from tunewise.adaptation.parts import (
     Part,
     VirtualTokensPart,
     WeightsPart,
+    text_replaced,
 )
 from tunewise.adaptation.peft_format import low_rank_part
 from tunewise.model.base import Base
@@ -55,27 +56,42 @@ class FrozenPrefix:
     def __init__(self, base: Base, renderer: Renderer, parts: Sequence[Part]) -> None:
         self.base, self.renderer = base, renderer
         self.virtual: Tensor | None = None
-        self.positions, self.replaces = EMPTY_PREFIX, False
+        self.positions, self.replaces = EMPTY_PREFIX, text_replaced(parts)
         for part in parts:
             if isinstance(part, VirtualTokensPart):
                 self.virtual = part.embeddings.to(base.device)
             elif isinstance(part, KVPrefixPart):
-                self.positions, self.replaces = prefix_of(part, base), part.replaces_shared_text
+                self.positions = prefix_of(part, base)
 
     @property
     def computed_positions(self) -> int:
         """Positions that lowering computes: all but stored keys and values."""
-        text = 0 if self.replaces else len(self.renderer.shared_tokens)
-        return text + (0 if self.virtual is None else int(self.virtual.shape[0]))
+        return self.text_positions() + (0 if self.virtual is None else int(self.virtual.shape[0]))
 
-    def lower(self) -> SharedPrefix:
-        """The shared prefix, through the base as it stands now."""
+    def text_positions(self, replaced: bool = False) -> int:
+        """Positions of the shared text; none where it is replaced, here or by what is trained."""
+        return 0 if replaced or self.replaces else len(self.renderer.shared_tokens)
+
+    def lower(
+        self,
+        *,
+        virtual: Tensor | None = None,
+        positions: SharedPrefix | None = None,
+        replaces_shared_text: bool = False,
+    ) -> SharedPrefix:
+        """The shared prefix, through the base as it stands now.
+
+        Args:
+            virtual: (k, D) trained virtual tokens in place of the frozen ones.
+            positions: trained keys and values in place of the frozen ones.
+            replaces_shared_text: whether what is trained stands in place of the shared text.
+        """
         return lower(
             self.base,
             self.renderer,
-            virtual=self.virtual,
-            positions=self.positions,
-            replaces_shared_text=self.replaces,
+            virtual=self.virtual if virtual is None else virtual,
+            positions=self.positions if positions is None else positions,
+            replaces_shared_text=replaces_shared_text or self.replaces,
         )
 
 
@@ -91,12 +107,21 @@ class VirtualTokens:
         initial: (k, D) float32 start.
         hidden: width of the residual network's bottleneck; 0 trains the embeddings plainly.
         seed: of the network's first layer.
+        replaces_shared_text: whether they stand in place of the shared text.
     """
 
     backward_passes = 1.0
 
-    def __init__(self, frozen: FrozenPrefix, initial: Tensor, *, hidden: int, seed: int) -> None:
-        self.frozen = frozen
+    def __init__(
+        self,
+        frozen: FrozenPrefix,
+        initial: Tensor,
+        *,
+        hidden: int,
+        seed: int,
+        replaces_shared_text: bool = False,
+    ) -> None:
+        self.frozen, self.replaces = frozen, replaces_shared_text
         device, width = frozen.base.device, initial.shape[1]
         leaves = {"embeddings": initial.detach().float().to(device).clone()}
         if hidden > 0:
@@ -111,7 +136,8 @@ class VirtualTokens:
     @property
     def prefix_positions(self) -> int:
         """Virtual tokens and everything frozen before the rows."""
-        return int(self.parameters["embeddings"].shape[0]) + self.frozen.computed_positions
+        text = self.frozen.text_positions(self.replaces)
+        return int(self.parameters["embeddings"].shape[0]) + text
 
     def embeddings(self) -> Tensor:
         """(k, D) float32, as the base sees them."""
@@ -123,14 +149,7 @@ class VirtualTokens:
 
     def prefix(self) -> SharedPrefix:
         """See `Trainable.prefix`."""
-        frozen = self.frozen
-        return lower(
-            frozen.base,
-            frozen.renderer,
-            virtual=self.embeddings(),
-            positions=frozen.positions,
-            replaces_shared_text=frozen.replaces,
-        )
+        return self.frozen.lower(virtual=self.embeddings(), replaces_shared_text=self.replaces)
 
     def collect_gradients(self) -> None:
         """Gradients arise on the leaves themselves."""
@@ -140,7 +159,7 @@ class VirtualTokens:
 
     def part(self) -> VirtualTokensPart:
         """See `TrainablePart.part`."""
-        return VirtualTokensPart(self.embeddings().detach().cpu().clone())
+        return VirtualTokensPart(self.embeddings().detach().cpu().clone(), self.replaces)
 
 
 class KVPrefix:
@@ -167,20 +186,16 @@ class KVPrefix:
     @property
     def prefix_positions(self) -> int:
         """Only what follows the trained positions is computed."""
-        rest = self.frozen.computed_positions
-        return rest - len(self.frozen.renderer.shared_tokens) if self.replaces else rest
+        virtual = self.frozen.virtual
+        rest = 0 if virtual is None else int(virtual.shape[0])
+        return rest + self.frozen.text_positions(self.replaces)
 
     def prefix(self) -> SharedPrefix:
         """See `Trainable.prefix`."""
-        frozen = self.frozen
-        tensors = [leaf[None].to(frozen.base.dtype) for leaf in self.parameters.values()]
-        return lower(
-            frozen.base,
-            frozen.renderer,
-            virtual=frozen.virtual,
-            positions=self._initial.with_tensors(tensors),
-            replaces_shared_text=self.replaces,
-        )
+        dtype = self.frozen.base.dtype
+        tensors = [leaf[None].to(dtype) for leaf in self.parameters.values()]
+        positions = self._initial.with_tensors(tensors)
+        return self.frozen.lower(positions=positions, replaces_shared_text=self.replaces)
 
     def collect_gradients(self) -> None:
         """Gradients arise on the leaves themselves."""

@@ -18,7 +18,7 @@ from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.demonstrations import balanced_rows, random_rows, showable_rows, shown
 from tunewise.adaptation.judge import sample_rows
-from tunewise.adaptation.parts import PromptTextPart
+from tunewise.adaptation.parts import PromptTextPart, text_replaced
 from tunewise.adaptation.race import Contestant, race
 from tunewise.adaptation.readout import default_decoding
 from tunewise.methods._contract import MethodSettings, Needs
@@ -99,6 +99,9 @@ class FewShot:
         random = np.random.default_rng(context.seed)
         if not context.view.spec.labels:
             picks = tuple(pick for pick in picks if pick != "balanced") or ("random",)
+        if text_replaced(context.starting_parts()):
+            # Shared demonstrations would stand where nothing is read any more.
+            picks = tuple(pick for pick in picks if pick == "nearest")
         for count in [number for number in counts if number <= len(rows)]:
             for pick in picks:
                 if pick == "nearest":

@@ -20,7 +20,7 @@ from tunewise.adaptation.bundle import Adaptation, Decoding
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.demonstrations import Sources, choices, random_rows, showable_rows
 from tunewise.adaptation.judge import sample_rows
-from tunewise.adaptation.parts import KVPrefixPart, PromptTextPart
+from tunewise.adaptation.parts import PromptTextPart, text_replaced
 from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, fitting_rows, race, told
 from tunewise.methods._contract import MethodSettings, Needs
 from tunewise.task.edits import edits
@@ -116,8 +116,8 @@ class _Search:
             self.notes["kept"] = "start, uncalibrated: the budget or the context allows no more"
             return start.prompt, start.decoding if given is None else given.decoding
         start.extend(everything)
-        if any(isinstance(p, KVPrefixPart) and p.replaces_shared_text for p in self.others):
-            self.notes["kept"] = "start: a trained prefix stands in place of the prompt"
+        if text_replaced(self.others):
+            self.notes["kept"] = "start: what was trained stands in place of the prompt"
             return start.prompt, start.verdict().decoding
         first = self._race("instructions", self._instructions(), INSTRUCTIONS_UNTIL)
         second = self._race(

@@ -43,7 +43,7 @@ _SIZES: Mapping[str, tuple[str, int | None]] = {
     "weights": ("", None),
     "low_rank": ("rank", 8),
     "kv_prefix": ("positions", None),
-    "virtual_tokens": ("virtual_tokens", 20),
+    "virtual_tokens": ("virtual_tokens", None),
 }
 
 
@@ -178,12 +178,14 @@ def _trainable(base: Base, renderer: Renderer, kind: str, size: int | None) -> I
         config = {"r": size, "lora_alpha": size, "target_modules": "all-linear"}
         with low_rank_layers(base, config, None, seed=0) as layers:
             yield LowRank(frozen, layers)
-    elif kind == "kv_prefix":
-        shared = len(renderer.shared_tokens)
-        count = max(shared, 1) if size is None else size
-        with torch.no_grad():
-            initial = compute_prefix(base, token_embeddings(base, [0] * count))
-        yield KVPrefix(frozen, initial, replaces_shared_text=size is None and shared > 0)
     else:
-        count = 1 if size is None else size
-        yield VirtualTokens(frozen, torch.ones(count, base.width), hidden=0, seed=0)
+        # Without a size both stand in place of the shared text, as long as it is.
+        shared = len(renderer.shared_tokens)
+        replaces = size is None and shared > 0
+        begun = token_embeddings(base, [0] * (max(shared, 1) if size is None else size))
+        if kind == "kv_prefix":
+            with torch.no_grad():
+                initial = compute_prefix(base, begun)
+            yield KVPrefix(frozen, initial, replaces_shared_text=replaces)
+        else:
+            yield VirtualTokens(frozen, begun[0], hidden=0, seed=0, replaces_shared_text=replaces)
