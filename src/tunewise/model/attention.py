@@ -17,8 +17,10 @@ from tunewise.errors import ConfigError
 from tunewise.model.packing import present_packing
 
 NAME = "tunewise"
-# Entries of the B x H x T x S score matrix from which the fused kernel takes over (128 MB float32).
-MOST_SCORES = 32_000_000
+# Entries of the B x H x T x S score matrix from which the fused kernel takes over: where the matrix
+# no longer fits the processor's caches. Its backward is the slower part of it (docs/log.md).
+MOST_SCORES = 8_000_000
+MOST_SCORES_FORWARD = 2_000_000
 
 
 def register() -> str:
@@ -86,7 +88,8 @@ def _attend(
     scale = width**-0.5 if scaling is None else scaling
     if attention_mask is None and tokens > 1:
         attention_mask = _causal(tokens, length, query)
-    if softcap is None and rows * heads * tokens * length > MOST_SCORES:
+    most = MOST_SCORES if torch.is_grad_enabled() else MOST_SCORES_FORWARD
+    if softcap is None and rows * heads * tokens * length > most:
         fused = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=True
         )
