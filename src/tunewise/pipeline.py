@@ -34,6 +34,7 @@ from tunewise.config import RunConfig, parse_budget
 from tunewise.errors import BudgetTooSmallError, ConfigError, DataError, InputError, RunError
 from tunewise.measure.files import read_json, read_record, write_json, write_record
 from tunewise.measure.records import FitRecord, SkippedMethod
+from tunewise.methods._chain import ARROW
 from tunewise.methods._contract import Method, parse_settings
 from tunewise.methods._registry import discover_methods, find_method
 from tunewise.model.base import default_threads, processor_name
@@ -199,8 +200,13 @@ def _jobs(
     return jobs, skipped
 
 
+def _folder(method: Method, seed: int) -> str:
+    """An arrow is no letter of a file's name everywhere."""
+    return f"{method.name.replace(ARROW, '-then-')}-seed{seed}"
+
+
 def _names(method: Method, seed: int) -> tuple[str, str]:
-    folder = f"{method.name}-seed{seed}"
+    folder = _folder(method, seed)
     return f"adaptations/{folder}", f"fits/{folder}.json"
 
 
@@ -220,7 +226,7 @@ def _fit_and_store(
     reporter: Reporter,
 ) -> None:
     folder, facts = _names(method, seed)
-    checkpoint = out / _CHECKPOINTS / f"{method.name}-seed{seed}"
+    checkpoint = out / _CHECKPOINTS / _folder(method, seed)
     fitted = fit(
         ground,
         method,
@@ -274,7 +280,7 @@ def _measure_and_store(
 
 
 def _record_path(method: Method, seed: int, out: Path) -> Path:
-    return out / "records" / f"{method.name}-seed{seed}.json"
+    return out / "records" / f"{_folder(method, seed)}.json"
 
 
 def _started(out: Path) -> str:

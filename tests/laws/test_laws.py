@@ -29,7 +29,7 @@ from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.predict import BasePredictor, predictor_for
 from tunewise.adaptation.readout import adjusted_scores
 from tunewise.errors import BudgetTooSmallError
-from tunewise.methods._registry import discover_methods
+from tunewise.methods._registry import discover_methods, find_method
 from tunewise.model.base import Base
 from tunewise.model.forward import has_plain_head, packable
 from tunewise.numerics.calibration import cross_entropy
@@ -38,7 +38,9 @@ from tunewise.task.options import TaskOptions
 from tunewise.task.task import load_task
 from tunewise.task.types import FitView, Kind, LockedTest
 
-METHODS = discover_methods()
+# Chains are methods too: one that only searches, one that trains twice, one that searches last.
+CHAINS = ("few_shot>prompt_search", "soft_prompt>lora", "lora>prompt_search")
+METHODS = discover_methods() | {name: find_method(name) for name in CHAINS}
 VIEWS = {Kind.CLASSIFICATION: planted_view(), Kind.GENERATION: generation_view()}
 CASES = [
     pytest.param(name, kind, seed, id=f"{name}-{kind}-{seed}")
@@ -64,13 +66,21 @@ class Fitted:
     state: dict[str, Any]
 
 
+def known_settings(name: str, **wanted: Any) -> dict[str, Any]:
+    """Those that the method has; a chain has them behind the names of its links."""
+    fields = METHODS[name].Settings.model_fields
+    links = ("", *(f"{link}_" for link in name.split(">")))
+    return {
+        link + key: value for link in links for key, value in wanted.items() if link + key in fields
+    }
+
+
 def settings_of(name: str, **wanted: Any) -> dict[str, Any]:
     """A few steps where there are steps at all."""
-    known = METHODS[name].Settings.model_fields
     # Replaced weights move all at once; a step that helps is far smaller.
     rate = 3e-4 if "weights" in METHODS[name].produces else 1e-2
     wanted |= {"steps": 6, "batch_size": 5, "learning_rate": rate, "most_positions": 150}
-    return {key: value for key, value in wanted.items() if key in known}
+    return known_settings(name, **wanted)
 
 
 def run(name: str, kind: Kind, seed: int, **wanted: Any) -> Fitted:
@@ -318,7 +328,7 @@ def test_l10_what_can_learn_the_planted_task_learns_it(name: str, prompted_base:
     view = planted_view(48, 24)
     if not method.needs.base:
         pytest.skip("its part is a shallow model: words counted say nothing about this task")
-    settings: dict[str, Any] = {"steps": 60} if method.needs.gradients else {}
+    settings = known_settings(name, steps=60)
     if "weights" in method.produces:
         # The default is for models a thousand times as large.
         settings["learning_rate"] = 3e-3

@@ -104,3 +104,23 @@ def test_rows_too_few_for_a_method(ground: Ground) -> None:
     small = replace(ground, task=replace(ground.task, fit_view=view))
     with pytest.raises(Exception, match="needs more training rows"):
         fit(small, method, method.Settings(), seed=0, budget=None)
+
+
+def test_a_chain_is_an_entry_like_any_other(data: Path, tiny_folder: Path) -> None:
+    out = data.parent / "run"
+    flags = ("--methods", "zero_shot, few_shot > lora", "--seeds", "1", "--budget", "40k", "--json")
+    arguments = ("compare", data, "--out", out, "--base", tiny_folder, *flags)
+    done = tunewise(*arguments)
+    assert done.code == 0, done.err
+    entries = {entry["method"]: entry for entry in done.json["entries"]}
+    assert set(entries) == {"zero_shot", "few_shot>lora"}
+    chain = entries["few_shot>lora"]
+    assert chain["parts"] == ["prompt_text", "low_rank"]
+    assert chain["adaptation"] == "adaptations/few_shot-then-lora-seed0"
+    work = chain["fit"]
+    assert 0 < work["forward_tokens"] + work["backward_tokens"] <= 40_000
+    predicted = tunewise("predict", out / chain["adaptation"], "abc", "--base", tiny_folder)
+    assert predicted.code == 0, predicted.err
+    plan = tunewise(*arguments[:2], "--base", tiny_folder, *flags, "--plan")
+    assert plan.code == 0, plan.err
+    assert "few_shot>lora" in plan.out

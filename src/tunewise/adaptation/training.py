@@ -232,7 +232,7 @@ class Training:
             "step": self.loop.step,
             "stage_rate": self.loop.settings.learning_rate,
             "ledger": [ledger.forward_tokens, ledger.backward_tokens, ledger.head_passes],
-            "log": [log.step_seconds, log.step_tokens, log.losses, log.curve],
+            "log": log.facts(),
         }
         save_state(folder, {k: tensor.detach().cpu() for k, tensor in tensors.items()}, facts)
 
@@ -255,7 +255,7 @@ class Training:
         self.loop.step = facts["step"]
         log, ledger = self.context.log, self.context.ledger
         ledger.forward_tokens, ledger.backward_tokens, ledger.head_passes = facts["ledger"]
-        log.step_seconds, log.step_tokens, log.losses, log.curve = facts["log"]
+        log.take(facts["log"])
         return True
 
 

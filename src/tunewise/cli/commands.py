@@ -38,7 +38,12 @@ def typed_command() -> str:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="folder of the run  [default: runs/NAME]"
 )
-@click.option("--methods", default=None, metavar="A,B", help="methods to fit  [default: all]")
+@click.option(
+    "--methods",
+    default=None,
+    metavar="A,B",
+    help='methods to fit, or chains: "few_shot>lora"  [default: all]',
+)
 @click.option(
     "--seeds", default="3", show_default=True, metavar="N", help="number of seeds, or seeds: 0,5,7"
 )

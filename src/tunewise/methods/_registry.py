@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tunewise.errors import ConfigError, UnknownNameError
+from tunewise.methods._chain import ARROW, Chain
 from tunewise.methods._contract import Method
 
 ENTRY_POINT_GROUP = "tunewise.methods"
@@ -50,12 +51,15 @@ def discover_methods(extra_folders: Iterable[Path] = ()) -> dict[str, Method]:
 
 
 def find_method(name: str, methods: dict[str, Method] | None = None) -> Method:
-    """The method of this name.
+    """The method of this name; a chain of several where arrows stand between them.
 
     Raises:
         UnknownNameError: there is none; close matches are shown.
+        ConfigError: a method stands where it cannot in a chain.
     """
     known = discover_methods() if methods is None else methods
+    if ARROW in name:
+        return Chain([find_method(link.strip(), known) for link in name.split(ARROW)])
     if name not in known:
         raise UnknownNameError("method", name, known, fix="see `tunewise methods`")
     return known[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -34,3 +35,20 @@ class FitLog:
         """Tell how far the fit is."""
         if self.report is not None:
             self.report(done, total, text)
+
+    def facts(self) -> list[Any]:
+        """What a stored state keeps of the diary: JSON values."""
+        return [self.step_seconds, self.step_tokens, self.losses, self.curve]
+
+    def take(self, facts: list[Any]) -> None:
+        """Go on from a stored diary."""
+        self.step_seconds, self.step_tokens, self.losses, self.curve = facts
+
+    def append(self, later: FitLog) -> None:
+        """The diary of what came after; its steps are counted on from here."""
+        steps = max((point["step"] for point in self.curve), default=0.0)
+        self.curve += [{**point, "step": steps + point["step"]} for point in later.curve]
+        self.step_seconds += later.step_seconds
+        self.step_tokens += later.step_tokens
+        self.losses += later.losses
+        self.trainable_parameters += later.trainable_parameters
