@@ -36,6 +36,7 @@ class RunConfig(BaseModel):
     methods: tuple[str, ...] = Field((), description="methods to fit; empty: all that fit the task")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of every method")
     budget: str = Field("default", description="token passes per fit: a number, 50k, or a name")
+    climb: bool = Field(False, description="climb from rung to rung while it pays; no: fit all")
     settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings by method"
     )

@@ -1,7 +1,7 @@
 """The whole story on one page, top to bottom.
 
     load the task -> lock the test rows -> look at the run's folder -> load the base -> claim it
-    -> for each method and seed: fit, store, check that the base is unchanged
+    -> for each method and seed (or rung by rung, while it pays): fit, store
     -> open the test rows, once -> measure every stored adaptation
     -> compare on paired rows -> recommend -> report
 
@@ -10,15 +10,15 @@ Every step leaves its result in the run's folder; the same command goes on from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
-from tunewise.adaptation.store import folder_bytes, installed_versions, load, save
+from tunewise.adaptation.store import installed_versions
+from tunewise.climb import climb
 from tunewise.compare.contract import (
     BaseFacts,
     BudgetFacts,
@@ -31,22 +31,18 @@ from tunewise.compare.report import write_reports
 from tunewise.compare.run_folder import check_out, claim, release
 from tunewise.compare.table import build_comparison, gather_details
 from tunewise.config import RunConfig, parse_budget
-from tunewise.errors import BudgetTooSmallError, ConfigError, DataError, InputError, RunError
-from tunewise.measure.files import read_json, read_record, write_json, write_record
-from tunewise.measure.records import FitRecord, SkippedMethod
-from tunewise.methods._chain import ARROW
+from tunewise.errors import BudgetTooSmallError, ConfigError, DataError, InputError
+from tunewise.jobs import Job, Jobs, too_dear
+from tunewise.measure.files import read_json, write_json
+from tunewise.measure.records import SkippedMethod
 from tunewise.methods._contract import Method, parse_settings
 from tunewise.methods._registry import discover_methods, find_method
 from tunewise.model.base import default_threads, processor_name
 from tunewise.model.ledger import UNIT
 from tunewise.planning.plan import plan_run
 from tunewise.planning.records import RunPlan
-from tunewise.steps import Ground, Reporter, check_method, fit, fit_facts, measure, stand_on
+from tunewise.steps import Ground, Reporter, check_method, stand_on
 from tunewise.task.task import LoadedTask, load_task
-from tunewise.task.types import Row
-
-Job: TypeAlias = tuple[Method, int]
-_CHECKPOINTS = "checkpoints"
 
 
 def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> Comparison:
@@ -66,7 +62,7 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
     task = load_task(config.source, config.options)
     plan = config.plan(task.data_hash)
     check_out(out, plan)
-    jobs, skipped = _jobs(chosen, task, config.seeds)
+    asked, skipped = _asked(chosen, task, config.seeds)
     ground = stand_on(task, config.base, config.dtype)
     base = ground.base
     budget = parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens)
@@ -75,24 +71,26 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
     resumed = claim(out, identity, command, plan)
     if resumed:
         reporter.say(f"going on with the run in {out}")
+    jobs = Jobs(ground, settings, budget, out, reporter)
     try:
         write_json(out / "data_check.json", ground.check.as_dict())
         started = _started(out)
-        jobs, too_dear = _fit_all(ground, jobs, settings, budget, out, reporter)
+        fitted, left_out = _fit(jobs, asked, climbing=config.climb)
     except InputError:
         # What was fitted before the fault is kept: the mended command may go on from it.
-        if not resumed and not any(_is_fitted(method, seed, out) for method, seed in jobs):
+        if not resumed:
             release(out, keep=there)
         raise
-    skipped += too_dear
+    jobs.all_fitted()
+    skipped += left_out
     rows = task.test.open()
     records = []
-    for number, (method, seed) in enumerate(jobs, start=1):
-        record = read_record(_record_path(method, seed, out))
+    for number, (method, seed) in enumerate(fitted, start=1):
+        record = jobs.record(method, seed)
         if record is None:
             told = f"measuring {method.name}, seed {seed}"
-            reporter.begin(told, number, len(jobs), unit="rows")
-            record = _measure_and_store(ground, method, seed, rows, out, reporter)
+            reporter.begin(told, number, len(fitted), unit="rows")
+            record = jobs.measure(method, seed, rows)
         records.append(record)
     context = _run_context(config, ground, budget, command, started)
     comparison = build_comparison(
@@ -114,10 +112,10 @@ def plan(config: RunConfig) -> RunPlan:
     """
     chosen, settings = _chosen(config)
     task = load_task(config.source, config.options)
-    jobs, skipped = _jobs(chosen, task, config.seeds)
+    asked, skipped = _asked(chosen, task, config.seeds)
     ground = stand_on(task, config.base, config.dtype)
     budget = parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens)
-    return plan_run(ground, jobs, skipped, settings, budget)
+    return plan_run(ground, asked, skipped, settings, budget)
 
 
 def _chosen(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
@@ -137,42 +135,40 @@ def _chosen(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
     return chosen, settings
 
 
-def _fit_all(
-    ground: Ground,
-    jobs: Sequence[Job],
-    settings: Mapping[str, Any],
-    budget: int,
-    out: Path,
-    reporter: Reporter,
+def _fit(
+    jobs: Jobs, asked: Sequence[Job], *, climbing: bool
 ) -> tuple[list[Job], list[SkippedMethod]]:
-    """Fit what is not fitted yet; returns what is fitted, and the methods that cost too much."""
-    too_dear: dict[str, SkippedMethod] = {}
-    for number, (method, seed) in enumerate(jobs, start=1):
-        if method.name in too_dear:
-            continue
-        if _is_fitted(method, seed, out):
-            continue
-        reporter.begin(f"fitting {method.name}, seed {seed}", number, len(jobs))
-        try:
-            _fit_and_store(ground, method, settings[method.name], seed, budget, out, reporter)
-        except BudgetTooSmallError as error:
-            reason = f"{error.what}; {error.found}; {error.expected}"
-            too_dear[method.name] = SkippedMethod(method.name, reason)
-    # Every fit clears its own checkpoint; the folder that held them goes once it is empty.
-    with suppress(OSError):
-        (out / _CHECKPOINTS).rmdir()
-    done = [job for job in jobs if job[0].name not in too_dear]
-    if not done:
+    """Fit what is asked for; returns what is fitted, and the methods that were left out.
+
+    Raises:
+        BudgetTooSmallError: the budget does not pay for any of them.
+    """
+    fitted, left_out = climb(jobs, asked) if climbing else _fit_all(jobs, asked)
+    if not fitted:
         raise BudgetTooSmallError(
             "the budget does not pay for any of the methods",
-            found="\n    ".join(f"{one.method}: {one.reason}" for one in too_dear.values()),
+            found="\n    ".join(f"{one.method}: {one.reason}" for one in left_out),
             expected="a budget that pays for one step of one method",
             fix="raise --budget",
         )
-    return done, list(too_dear.values())
+    return fitted, left_out
 
 
-def _jobs(
+def _fit_all(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedMethod]]:
+    """Fit what is not fitted yet; returns what is fitted, and the methods that cost too much."""
+    left_out: dict[str, SkippedMethod] = {}
+    for number, (method, seed) in enumerate(asked, start=1):
+        if method.name in left_out or jobs.is_fitted(method, seed):
+            continue
+        jobs.reporter.begin(f"fitting {method.name}, seed {seed}", number, len(asked))
+        try:
+            jobs.fit(method, seed)
+        except BudgetTooSmallError as error:
+            left_out[method.name] = too_dear(method, error)
+    return [job for job in asked if job[0].name not in left_out], list(left_out.values())
+
+
+def _asked(
     methods: Sequence[Method], task: LoadedTask, seeds: Sequence[int]
 ) -> tuple[list[Job], list[SkippedMethod]]:
     """Fits to be run, cheap methods first, and methods that cannot run here.
@@ -180,7 +176,7 @@ def _jobs(
     Raises:
         ConfigError: none can.
     """
-    jobs: list[Job] = []
+    asked: list[Job] = []
     skipped = []
     for method in sorted(methods, key=lambda each: (each.needs.gradients, each.needs.base)):
         try:
@@ -189,98 +185,15 @@ def _jobs(
             reason = f"{error.what}: found {error.found}, expected {error.expected}"
             skipped.append(SkippedMethod(method.name, reason))
             continue
-        jobs += [(method, seed) for seed in (seeds if method.needs.seeds else seeds[:1])]
-    if not jobs:
+        asked += [(method, seed) for seed in (seeds if method.needs.seeds else seeds[:1])]
+    if not asked:
         raise ConfigError(
             "none of the methods can do this task",
             found="\n    ".join(f"{one.method}: {one.reason}" for one in skipped),
             expected="at least one that can",
             fix="name others in --methods, or leave it out to run all that can",
         )
-    return jobs, skipped
-
-
-def _folder(method: Method, seed: int) -> str:
-    """An arrow is no letter of a file's name everywhere."""
-    return f"{method.name.replace(ARROW, '-then-')}-seed{seed}"
-
-
-def _names(method: Method, seed: int) -> tuple[str, str]:
-    folder = _folder(method, seed)
-    return f"adaptations/{folder}", f"fits/{folder}.json"
-
-
-def _is_fitted(method: Method, seed: int, out: Path) -> bool:
-    folder, facts = _names(method, seed)
-    # The facts are written last.
-    return read_json(out / facts) is not None and (out / folder).exists()
-
-
-def _fit_and_store(
-    ground: Ground,
-    method: Method,
-    settings: Any,
-    seed: int,
-    budget: int,
-    out: Path,
-    reporter: Reporter,
-) -> None:
-    folder, facts = _names(method, seed)
-    checkpoint = out / _CHECKPOINTS / _folder(method, seed)
-    fitted = fit(
-        ground,
-        method,
-        settings,
-        seed=seed,
-        budget=budget,
-        checkpoint=checkpoint,
-        reporter=reporter,
-    )
-    save(fitted.adaptation, out / folder)
-    write_json(out / facts, fit_facts(fitted))
-
-
-def _measure_and_store(
-    ground: Ground,
-    method: Method,
-    seed: int,
-    rows: Sequence[Row],
-    out: Path,
-    reporter: Reporter,
-) -> FitRecord:
-    folder, facts_name = _names(method, seed)
-    adaptation = load(out / folder, base_fingerprint=ground.base.fingerprint)
-    test = measure(ground.base, adaptation, rows, reporter)
-    validation = measure(ground.base, adaptation, ground.task.fit_view.validation, reporter)
-    facts = read_json(out / facts_name)
-    if facts is None:
-        raise RunError("the facts of a fit are gone", found=str(out / facts_name), fix="run again")
-    record = FitRecord(
-        method=method.name,
-        seed=seed,
-        parts=adaptation.kinds,
-        adaptation=folder,
-        settings=dict(adaptation.provenance.settings),
-        notes=dict(adaptation.provenance.notes),
-        test=test.results,
-        validation=validation.results,
-        seconds=facts["seconds"],
-        forward_tokens=facts["forward_tokens"],
-        backward_tokens=facts["backward_tokens"],
-        flops=facts["flops"],
-        peak_bytes=facts["peak_bytes"],
-        trainable_parameters=facts["trainable_parameters"],
-        bytes_on_disk=folder_bytes(out / folder),
-        prompt_tokens_per_request=test.prompt_tokens_per_request,
-        milliseconds_per_row=test.milliseconds_per_row,
-        curve=tuple(facts["curve"]),
-    )
-    write_record(_record_path(method, seed, out), record)
-    return record
-
-
-def _record_path(method: Method, seed: int, out: Path) -> Path:
-    return out / "records" / f"{_folder(method, seed)}.json"
+    return asked, skipped
 
 
 def _started(out: Path) -> str:

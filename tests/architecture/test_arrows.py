@@ -34,6 +34,8 @@ ALLOWED: Mapping[str, set[str]] = {
     "config": {*MATHS, "task"},
     "steps": {*BELOW_METHODS, "methods", "measure"},
     "planning": {*BELOW_METHODS, "methods", "measure", "steps"},
+    "jobs": {*BELOW_METHODS, "methods", "measure", "steps"},
+    "climb": {*BELOW_METHODS, "methods", "measure", "compare", "steps", "jobs"},
     "pipeline": {
         *BELOW_METHODS,
         "methods",
@@ -43,6 +45,8 @@ ALLOWED: Mapping[str, set[str]] = {
         "config",
         "steps",
         "planning",
+        "jobs",
+        "climb",
     },
     "cli": {
         *BELOW_METHODS,
@@ -53,6 +57,8 @@ ALLOWED: Mapping[str, set[str]] = {
         "config",
         "steps",
         "planning",
+        "jobs",
+        "climb",
         "pipeline",
     },
 }

@@ -81,8 +81,8 @@ def test_the_same_command_again_reads_what_is_there(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = bytes_of(finished.out / "adaptations")
-    monkeypatch.setattr("tunewise.pipeline.fit", lambda *a, **k: pytest.fail("fitted again"))
-    monkeypatch.setattr("tunewise.pipeline.measure", lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr("tunewise.jobs.fit", lambda *a, **k: pytest.fail("fitted again"))
+    monkeypatch.setattr("tunewise.jobs.measure", lambda *a, **k: pytest.fail("measured again"))
     again = tunewise("compare", finished.data, "--out", finished.out, *finished.flags, "--json")
     assert again.code == 0, again.err
     assert "going on with the run" in again.err

@@ -15,7 +15,7 @@ from tests.cli.planted import two_labels, write_rows
 from tests.cli.terminal import tunewise
 from tests.cli.test_commands import bytes_of
 
-from tunewise import pipeline
+from tunewise import jobs
 
 METHODS = ("majority", "lora", "soft_prompt")
 
@@ -92,13 +92,13 @@ def test_stopped_and_killed_fits_end_in_the_same_bytes(
 def _spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the methods that are fitted from now on."""
     fitted: list[str] = []
-    real = pipeline.fit
+    real = jobs.fit
 
     def spy(ground: Any, method: Any, *a: Any, **k: Any) -> Any:
         fitted.append(method.name)
         return real(ground, method, *a, **k)
 
-    monkeypatch.setattr(pipeline, "fit", spy)
+    monkeypatch.setattr(jobs, "fit", spy)
     return fitted
 
 

@@ -23,6 +23,7 @@ from tunewise.cli.options import (
     split_data_options,
 )
 from tunewise.config import DEFAULT_BASE, RunConfig
+from tunewise.errors import ConfigError
 
 if TYPE_CHECKING:
     from tunewise.adaptation.readout import Answer
@@ -48,6 +49,13 @@ def typed_command() -> str:
     "--seeds", default="3", show_default=True, metavar="N", help="number of seeds, or seeds: 0,5,7"
 )
 @click.option(
+    "--climb/--all",
+    "climb",
+    default=False,
+    help="from the cheapest rung up, each from the best prompt, while it pays; or all of them  "
+    "[default: all]",
+)
+@click.option(
     "--plan",
     "plan_only",
     is_flag=True,
@@ -59,7 +67,7 @@ def typed_command() -> str:
 @json_option
 @data_options
 def compare_command(
-    data: str | None, out: Path | None, plan_only: bool, as_json: bool, **values: Any
+    data: str | None, out: Path | None, climb: bool, plan_only: bool, as_json: bool, **values: Any
 ) -> None:
     """Fit every method at an equal budget, measure them on the same rows, recommend one.
 
@@ -76,8 +84,16 @@ def compare_command(
         methods=parse_methods(rest["methods"]),
         seeds=parse_seeds(rest["seeds"]),
         budget="default" if rest["budget"] is None else rest["budget"],
+        climb=climb,
     )
     if plan_only:
+        if climb:
+            raise ConfigError(
+                "a climb cannot be planned",
+                found="--climb with --plan",
+                expected="one of the two, since how far a climb goes shows on the way",
+                fix="--plan alone, which is its ceiling",
+            )
         _plan(config, as_json)
         return
     from tunewise.cli.show import bars, show_comparison
@@ -121,7 +137,7 @@ def predict_command(
     """Answer TEXTS with a stored ADAPTATION; "-" reads one text a line from standard input."""
     from tunewise.adaptation.predict import predictor_for
     from tunewise.adaptation.store import load
-    from tunewise.errors import ConfigError, DataError
+    from tunewise.errors import DataError
     from tunewise.steps import base_for
     from tunewise.task.task import rows_from
 

@@ -1,0 +1,193 @@
+"""Climbing the ladder instead of fitting everything: from the cheapest rung up, while it pays.
+
+A rung is a kind of part. Its methods are tried one after the other, those that train from the best
+text prompt found so far. Each has a trial with a part of its budget. Where even a gain one standard
+error above what the trial shows would not pay, it goes; the others have the rest. Two rungs of
+training in a row without a gain end the climb. What cannot be told from the best on validation rows
+is fitted with the other seeds too. Test rows play no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.compare.entries import PROMPT_PART, rung
+from tunewise.errors import BudgetTooSmallError
+from tunewise.jobs import TRIAL_SHARE, Floats, Job, Jobs, too_dear
+from tunewise.measure.records import SkippedMethod
+from tunewise.methods._contract import Method
+from tunewise.numerics.racing import paired_error
+
+# What a dearer method must bring on validation rows, in the metric's own unit of 0 to 1.
+LEAST_GAIN = 0.01
+# Rungs in a row without a gain that end the climb.
+_PATIENCE = 2
+_TEXT = rung([PROMPT_PART])
+
+
+def climb(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedMethod]]:
+    """Fit what pays.
+
+    Args:
+        jobs: fits and stores.
+        asked: all methods with all seeds.
+
+    Returns:
+        What was fitted, cheap methods first, and the methods that were left out, with the reasons.
+    """
+    way = _Climb(jobs, asked)
+    without_gain = 0
+    for height, group in groupby(way.methods, key=_rung):
+        if without_gain == _PATIENCE:
+            way.stop_before(group)
+            continue
+        gained = [way.step(method) for method in group]
+        if height > _TEXT:
+            without_gain = 0 if any(gained) else without_gain + 1
+    way.further_seeds()
+    done = [(method, seed) for method in way.methods for seed in way.done.get(method.name, ())]
+    return done, list(way.left_out.values())
+
+
+def gains(scores: Floats, before: Floats) -> bool:
+    """Whether a dearer method pays: better by the least gain, and by a standard error.
+
+    Args:
+        scores: (n,) of the method.
+        before: (n,) of the best so far, on the same rows.
+    """
+    gain = scores - before
+    return bool(gain.mean() >= max(LEAST_GAIN, paired_error(gain)))
+
+
+def may_gain(scores: Floats, before: Floats) -> bool:
+    """Whether a method may still pay, when what its trial shows is taken at its best."""
+    gain = scores - before
+    return bool(gain.mean() + paired_error(gain) >= LEAST_GAIN)
+
+
+def _rung(method: Method) -> int:
+    return rung(method.produces)
+
+
+class _Climb:
+    """How far the climb is; it is made on the first seed of every method."""
+
+    def __init__(self, jobs: Jobs, asked: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self.seeds: dict[str, list[int]] = {}
+        for method, seed in asked:
+            self.seeds.setdefault(method.name, []).append(seed)
+        # Of the prompts the untouched one first, which no seed changes.
+        self.methods = sorted(
+            {method.name: method for method, _ in asked}.values(),
+            key=lambda each: (_rung(each), each.needs.seeds, each.name),
+        )
+        self.done: dict[str, list[int]] = {}
+        self.left_out: dict[str, SkippedMethod] = {}
+        self.scores: dict[str, Floats] = {}
+        self.tried: set[str] = set()
+        self.best: Method | None = None
+        self.prompt: Adaptation | None = None
+
+    def step(self, method: Method) -> bool:
+        """Try a method; whether it is better than all before by enough to pay."""
+        seed = self.seeds[method.name][0]
+        try:
+            if not self._is_worth_it(method, seed):
+                return False
+            self._fit(method, seed)
+        except BudgetTooSmallError as error:
+            self.left_out[method.name] = too_dear(method, error)
+            return False
+        self.done[method.name] = [seed]
+        if not method.needs.base:
+            # Nothing to start from, and too cheap to be weighed.
+            return False
+        scores = self.scores[method.name] = self.jobs.validated(method, seed)
+        if self.best is not None:
+            pays = gains(scores, self.scores[self.best.name])
+            self._say(method, scores, "a gain that pays" if pays else "no gain that pays")
+            if not pays:
+                return False
+        self.best = method
+        if _rung(method) == _TEXT:
+            self.prompt = self.jobs.found(method, seed)
+        return True
+
+    def stop_before(self, methods: Iterable[Method]) -> None:
+        """Leave out what stands higher."""
+        best = "nothing" if self.best is None else self.best.name
+        reason = (
+            f"not climbed to: {_PATIENCE} rungs in a row brought no gain that pays over {best}; "
+            "--all fits it"
+        )
+        for method in methods:
+            self.left_out[method.name] = SkippedMethod(method.name, reason)
+
+    def further_seeds(self) -> None:
+        """The other seeds of the best and of all that one standard error does not part from it."""
+        if self.best is None:
+            return
+        best = self.scores[self.best.name]
+        for method in self.methods:
+            if method.name not in self.scores:
+                continue
+            behind = best - self.scores[method.name]
+            if method is not self.best and behind.mean() > paired_error(behind):
+                continue
+            for seed in self.seeds[method.name][1:]:
+                if method.name in self.tried:
+                    self._try_out(method, seed)
+                self._fit(method, seed)
+                self.done[method.name].append(seed)
+
+    def _is_worth_it(self, method: Method, seed: int) -> bool:
+        """Whether it gets the rest of its budget; decided by a trial where there can be one."""
+        if self.best is None or not (method.needs.base and method.needs.seeds):
+            return True
+        try:
+            self._try_out(method, seed)
+        except BudgetTooSmallError:
+            # A part of the budget pays for nothing; all of it may.
+            return True
+        self.tried.add(method.name)
+        scores = self.jobs.validated(method, seed, trial=True)
+        if may_gain(scores, self.scores[self.best.name]):
+            return True
+        told = self._say(method, scores, "left there", trial=True)
+        self.left_out[method.name] = SkippedMethod(method.name, told)
+        return False
+
+    def _start(self, method: Method) -> Adaptation | None:
+        # A search of prompts begins anew: what it starts from would be what it is compared with.
+        return self.prompt if _rung(method) > _TEXT else None
+
+    def _try_out(self, method: Method, seed: int) -> None:
+        self._begin(method, seed, "trying")
+        self.jobs.try_out(method, seed, start=self._start(method))
+
+    def _fit(self, method: Method, seed: int) -> None:
+        self._begin(method, seed, "fitting")
+        if method.name in self.tried:
+            self.jobs.go_on(method, seed)
+        else:
+            self.jobs.fit(method, seed, start=self._start(method))
+
+    def _begin(self, method: Method, seed: int, doing: str) -> None:
+        number = 1 + self.methods.index(method)
+        self.jobs.reporter.begin(f"{doing} {method.name}, seed {seed}", number, len(self.methods))
+
+    def _say(self, method: Method, scores: Floats, verdict: str, *, trial: bool = False) -> str:
+        """Tell the reporter how a method did beside the best one before it."""
+        best = "" if self.best is None else self.best.name
+        before = self.scores[best]
+        share = f" with {TRIAL_SHARE:.0%} of the budget" if trial else ""
+        text = (
+            f"{100 * scores.mean():.1f}{share} on {len(scores)} validation rows, "
+            f"{best} {100 * before.mean():.1f}: {verdict}"
+        )
+        self.jobs.reporter.say(f"{method.name}: {text}")
+        return text

@@ -1,0 +1,232 @@
+"""The fits of one run: each is fitted, stored and measured once, in the run's folder.
+
+    adaptations/NAME   what a fit found        fits/NAME.json      what it cost, written last
+    trials/NAME        the same of a trial     records/NAME.json   its answers to all rows
+
+A fit is there once its facts are; whoever asks for it again is given what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.store import folder_bytes, load, save
+from tunewise.errors import BudgetTooSmallError, RunError
+from tunewise.measure.files import read_json, read_record, write_json, write_record
+from tunewise.measure.records import FitRecord, SkippedMethod
+from tunewise.methods._chain import ARROW
+from tunewise.methods._contract import Method
+from tunewise.model.log import FitLog
+from tunewise.steps import Ground, Reporter, fit, fit_facts, measure
+from tunewise.task.types import Row
+
+Job: TypeAlias = tuple[Method, int]
+Floats: TypeAlias = NDArray[np.float64]
+# Of the budget, for a first look at a method.
+TRIAL_SHARE = 1 / 3
+_CHECKPOINTS = "checkpoints"
+# The facts of a fit that its record repeats.
+_COSTS = ("seconds", "forward_tokens", "backward_tokens", "flops")
+_REPEATED = (*_COSTS, "peak_bytes", "trainable_parameters")
+_DIARY = ("step_seconds", "step_tokens", "losses", "curve")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one fit is kept."""
+
+    folder: Path
+    facts: Path
+
+    def told(self) -> dict[str, Any]:
+        """Its facts.
+
+        Raises:
+            RunError: they are gone.
+        """
+        facts = read_json(self.facts)
+        if facts is None:
+            raise RunError("the facts of a fit are gone", found=str(self.facts), fix="run again")
+        return facts
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the fit is done: the facts are written last."""
+        return self.folder.exists() and read_json(self.facts) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """Fits and measures one method with one seed at a time.
+
+    Attributes:
+        ground: base and task.
+        settings: instances of the methods' `Settings`, by method.
+        budget: token passes per fit.
+        out: folder of the run.
+        reporter: is told how far the run is.
+    """
+
+    ground: Ground
+    settings: Mapping[str, Any]
+    budget: int
+    out: Path
+    reporter: Reporter
+
+    def is_fitted(self, method: Method, seed: int) -> bool:
+        """Whether the fit is there."""
+        return self._place(method, seed).is_there
+
+    def fit(self, method: Method, seed: int, *, start: Adaptation | None = None) -> None:
+        """Fit with the whole budget, and store.
+
+        Args:
+            method, seed: what to fit.
+            start: adaptation to start from, or None.
+
+        Raises:
+            BudgetTooSmallError: the budget does not pay for it.
+        """
+        facts = self._fit(self._place(method, seed), (method, seed), self.budget, start)
+        if facts is not None:
+            write_json(self._place(method, seed).facts, facts)
+
+    def try_out(self, method: Method, seed: int, *, start: Adaptation | None = None) -> None:
+        """Fit with a part of the budget, and store apart from the run's own fits; see `fit`."""
+        place = self._place(method, seed, trial=True)
+        facts = self._fit(place, (method, seed), int(TRIAL_SHARE * self.budget), start)
+        if facts is not None:
+            write_json(place.facts, facts)
+
+    def go_on(self, method: Method, seed: int) -> None:
+        """Fit with what its trial has left of the budget, from where the trial ended.
+
+        What is stored is the fit as a whole: the trial's cost and curve are in it.
+        """
+        trial, place = self._place(method, seed, trial=True), self._place(method, seed)
+        told = trial.told()
+        rest = self.budget - told["forward_tokens"] - told["backward_tokens"]
+        facts = self._fit(place, (method, seed), rest, self._load(trial))
+        if facts is not None:
+            write_json(place.facts, _joined(told, facts))
+
+    def found(self, method: Method, seed: int) -> Adaptation:
+        """What the fit found."""
+        return self._load(self._place(method, seed))
+
+    def validated(self, method: Method, seed: int, *, trial: bool = False) -> Floats:
+        """(n,) scores on all validation rows of what the fit, or its trial, found; stored."""
+        place = self._place(method, seed, trial=trial)
+        scores = place.facts.with_suffix(".validation.json")
+        stored = read_json(scores)
+        if stored is None:
+            rows = self.ground.task.fit_view.validation
+            measured = measure(self.ground.base, self._load(place), rows, self.reporter)
+            stored = {"scores": [result.score for result in measured.results]}
+            write_json(scores, stored)
+        return np.array(stored["scores"], dtype=np.float64)
+
+    def all_fitted(self) -> None:
+        """Every fit clears its own checkpoint; the folder that held them goes once it is empty."""
+        with suppress(OSError):
+            (self.out / _CHECKPOINTS).rmdir()
+
+    def record(self, method: Method, seed: int) -> FitRecord | None:
+        """The record of a fit that is measured, or None."""
+        return read_record(self._record(method, seed))
+
+    def measure(self, method: Method, seed: int, rows: Sequence[Row]) -> FitRecord:
+        """Answer the test rows and the validation rows, and store the record.
+
+        Args:
+            method, seed: which fit.
+            rows: the test rows.
+        """
+        ground, place = self.ground, self._place(method, seed)
+        adaptation = self._load(place)
+        test = measure(ground.base, adaptation, rows, self.reporter)
+        validation = measure(
+            ground.base, adaptation, ground.task.fit_view.validation, self.reporter
+        )
+        facts = place.told()
+        record = FitRecord(
+            method=method.name,
+            seed=seed,
+            parts=adaptation.kinds,
+            adaptation=place.folder.relative_to(self.out).as_posix(),
+            settings=dict(adaptation.provenance.settings),
+            notes=dict(adaptation.provenance.notes),
+            test=test.results,
+            validation=validation.results,
+            bytes_on_disk=folder_bytes(place.folder),
+            prompt_tokens_per_request=test.prompt_tokens_per_request,
+            milliseconds_per_row=test.milliseconds_per_row,
+            curve=tuple(facts["curve"]),
+            **{name: facts[name] for name in _REPEATED},
+        )
+        write_record(self._record(method, seed), record)
+        return record
+
+    def _place(self, method: Method, seed: int, *, trial: bool = False) -> _Place:
+        name = _name(method, seed)
+        if trial:
+            return _Place(self.out / "trials" / name, self.out / "trials" / f"{name}.json")
+        return _Place(self.out / "adaptations" / name, self.out / "fits" / f"{name}.json")
+
+    def _record(self, method: Method, seed: int) -> Path:
+        return self.out / "records" / f"{_name(method, seed)}.json"
+
+    def _load(self, place: _Place) -> Adaptation:
+        return load(place.folder, base_fingerprint=self.ground.base.fingerprint)
+
+    def _fit(
+        self, place: _Place, job: Job, budget: int, start: Adaptation | None
+    ) -> dict[str, Any] | None:
+        """Fit and store what is found; its facts, which are still to be written, or None."""
+        if place.is_there:
+            return None
+        method, seed = job
+        fitted = fit(
+            self.ground,
+            method,
+            self.settings[method.name],
+            seed=seed,
+            budget=budget,
+            checkpoint=self.out / _CHECKPOINTS / place.folder.name,
+            start=start,
+            reporter=self.reporter,
+        )
+        save(fitted.adaptation, place.folder)
+        return fit_facts(fitted)
+
+
+def too_dear(method: Method, error: BudgetTooSmallError) -> SkippedMethod:
+    """A method that the budget does not pay for."""
+    return SkippedMethod(method.name, f"{error.what}; {error.found}; {error.expected}")
+
+
+def _name(method: Method, seed: int) -> str:
+    """An arrow is no letter of a file's name everywhere."""
+    return f"{method.name.replace(ARROW, '-then-')}-seed{seed}"
+
+
+def _joined(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a fit that was made in two pieces."""
+    log, rest = FitLog(), FitLog()
+    log.take([first[name] for name in _DIARY])
+    rest.take([later[name] for name in _DIARY])
+    log.append(rest)
+    return {
+        **{name: first[name] + later[name] for name in _COSTS},
+        "peak_bytes": max(first["peak_bytes"], later["peak_bytes"]),
+        "trainable_parameters": later["trainable_parameters"],
+        **dict(zip(_DIARY, log.facts(), strict=True)),
+    }
