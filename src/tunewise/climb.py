@@ -15,8 +15,9 @@ from itertools import groupby
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.compare.entries import PROMPT_PART, rung
 from tunewise.errors import BudgetTooSmallError
-from tunewise.jobs import TRIAL_SHARE, Floats, Job, Jobs, too_dear
+from tunewise.jobs import TRIAL_SHARE, Floats, Job, Jobs
 from tunewise.measure.records import SkippedMethod
+from tunewise.methods._chain import Chain
 from tunewise.methods._contract import Method
 from tunewise.numerics.racing import paired_error
 
@@ -43,8 +44,9 @@ def climb(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedMeth
         if without_gain == _PATIENCE:
             way.stop_before(group)
             continue
-        gained = [way.step(method) for method in group]
-        if height > _TEXT:
+        # What the budget does not pay for says nothing of its rung.
+        gained = [gain for method in group if (gain := way.step(method)) is not None]
+        if height > _TEXT and gained:
             without_gain = 0 if any(gained) else without_gain + 1
     way.further_seeds()
     done = [(method, seed) for method in way.methods for seed in way.done.get(method.name, ())]
@@ -88,25 +90,30 @@ class _Climb:
         self.done: dict[str, list[int]] = {}
         self.left_out: dict[str, SkippedMethod] = {}
         self.scores: dict[str, Floats] = {}
-        self.tried: set[str] = set()
         self.best: Method | None = None
         self.prompt: Adaptation | None = None
 
-    def step(self, method: Method) -> bool:
-        """Try a method; whether it is better than all before by enough to pay."""
+    def step(self, method: Method) -> bool | None:
+        """Try a method: whether it is better than all before by enough to pay.
+
+        Returns:
+            None where nothing was learned of that.
+        """
         seed = self.seeds[method.name][0]
         try:
-            if not self._is_worth_it(method, seed):
+            tried = self._try_out(method, seed)
+            if tried and not self._may_gain(method, seed):
                 return False
-            self._fit(method, seed)
+            self._fit(method, seed, tried)
         except BudgetTooSmallError as error:
-            self.left_out[method.name] = too_dear(method, error)
-            return False
+            self.left_out[method.name] = SkippedMethod.because(method.name, error)
+            return None
         self.done[method.name] = [seed]
         if not method.needs.base:
             # Nothing to start from, and too cheap to be weighed.
-            return False
-        scores = self.scores[method.name] = self.jobs.validated(method, seed)
+            return None
+        scores = self.jobs.validated(method, seed, self._counted(method))
+        self.scores[method.name] = scores
         if self.best is not None:
             pays = gains(scores, self.scores[self.best.name])
             self._say(method, scores, "a gain that pays" if pays else "no gain that pays")
@@ -122,7 +129,7 @@ class _Climb:
         best = "nothing" if self.best is None else self.best.name
         reason = (
             f"not climbed to: {_PATIENCE} rungs in a row brought no gain that pays over {best}; "
-            "--all fits it"
+            "a run without --climb, in another --out, fits it"
         )
         for method in methods:
             self.left_out[method.name] = SkippedMethod(method.name, reason)
@@ -139,23 +146,17 @@ class _Climb:
             if method is not self.best and behind.mean() > paired_error(behind):
                 continue
             for seed in self.seeds[method.name][1:]:
-                if method.name in self.tried:
-                    self._try_out(method, seed)
-                self._fit(method, seed)
+                try:
+                    self._fit(method, seed, self._try_out(method, seed))
+                except BudgetTooSmallError:
+                    # A seed draws its own rows, and may miss a budget that another just met.
+                    continue
                 self.done[method.name].append(seed)
 
-    def _is_worth_it(self, method: Method, seed: int) -> bool:
-        """Whether it gets the rest of its budget; decided by a trial where there can be one."""
-        if self.best is None or not (method.needs.base and method.needs.seeds):
-            return True
-        try:
-            self._try_out(method, seed)
-        except BudgetTooSmallError:
-            # A part of the budget pays for nothing; all of it may.
-            return True
-        self.tried.add(method.name)
-        scores = self.jobs.validated(method, seed, trial=True)
-        if may_gain(scores, self.scores[self.best.name]):
+    def _may_gain(self, method: Method, seed: int) -> bool:
+        """Whether a method gets the rest of its budget, by its trial."""
+        scores = self.jobs.validated(method, seed, self._counted(method), trial=True)
+        if self.best is None or may_gain(scores, self.scores[self.best.name]):
             return True
         told = self._say(method, scores, "left there", trial=True)
         self.left_out[method.name] = SkippedMethod(method.name, told)
@@ -165,20 +166,36 @@ class _Climb:
         # A search of prompts begins anew: what it starts from would be what it is compared with.
         return self.prompt if _rung(method) > _TEXT else None
 
-    def _try_out(self, method: Method, seed: int) -> None:
-        self._begin(method, seed, "trying")
-        self.jobs.try_out(method, seed, start=self._start(method))
+    def _try_out(self, method: Method, seed: int) -> bool:
+        """Fit a trial where there can be one; whether there was.
 
-    def _fit(self, method: Method, seed: int) -> None:
+        Only training goes on from where it stopped: a search, and so a chain that holds one, would
+        begin anew, and an exact number of steps is not to be taken twice.
+        """
+        exact = getattr(self.jobs.settings[method.name], "steps", None) is not None
+        if self.best is None or exact or not method.needs.gradients or isinstance(method, Chain):
+            return False
+        self._begin(method, seed, "trying")
+        try:
+            self.jobs.try_out(method, seed, start=self._start(method))
+        except BudgetTooSmallError:
+            # A part of the budget pays for nothing; all of it may.
+            return False
+        return True
+
+    def _fit(self, method: Method, seed: int, tried: bool) -> None:
         self._begin(method, seed, "fitting")
-        if method.name in self.tried:
+        if tried:
             self.jobs.go_on(method, seed)
         else:
             self.jobs.fit(method, seed, start=self._start(method))
 
+    def _counted(self, method: Method) -> tuple[int, int]:
+        return 1 + self.methods.index(method), len(self.methods)
+
     def _begin(self, method: Method, seed: int, doing: str) -> None:
-        number = 1 + self.methods.index(method)
-        self.jobs.reporter.begin(f"{doing} {method.name}, seed {seed}", number, len(self.methods))
+        told = f"{doing} {method.name}, seed {seed}"
+        self.jobs.reporter.begin(told, *self._counted(method))
 
     def _say(self, method: Method, scores: Floats, verdict: str, *, trial: bool = False) -> str:
         """Tell the reporter how a method did beside the best one before it."""

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.checkpoint import clear_state
 from tunewise.adaptation.store import folder_bytes, load, save
 from tunewise.errors import BudgetTooSmallError, RunError
 from tunewise.measure.files import read_json, read_record, write_json, write_record
-from tunewise.measure.records import FitRecord, SkippedMethod
+from tunewise.measure.records import FitRecord
 from tunewise.methods._chain import ARROW
 from tunewise.methods._contract import Method
 from tunewise.model.log import FitLog
@@ -36,7 +37,6 @@ _CHECKPOINTS = "checkpoints"
 # The facts of a fit that its record repeats.
 _COSTS = ("seconds", "forward_tokens", "backward_tokens", "flops")
 _REPEATED = (*_COSTS, "peak_bytes", "trainable_parameters")
-_DIARY = ("step_seconds", "step_tokens", "losses", "curve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class _Place:
 
     folder: Path
     facts: Path
+    checkpoint: Path
 
     def told(self) -> dict[str, Any]:
         """Its facts.
@@ -95,16 +96,12 @@ class Jobs:
         Raises:
             BudgetTooSmallError: the budget does not pay for it.
         """
-        facts = self._fit(self._place(method, seed), (method, seed), self.budget, start)
-        if facts is not None:
-            write_json(self._place(method, seed).facts, facts)
+        self._fit(self._place(method, seed), (method, seed), self.budget, start)
 
     def try_out(self, method: Method, seed: int, *, start: Adaptation | None = None) -> None:
         """Fit with a part of the budget, and store apart from the run's own fits; see `fit`."""
         place = self._place(method, seed, trial=True)
-        facts = self._fit(place, (method, seed), int(TRIAL_SHARE * self.budget), start)
-        if facts is not None:
-            write_json(place.facts, facts)
+        self._fit(place, (method, seed), int(TRIAL_SHARE * self.budget), start)
 
     def go_on(self, method: Method, seed: int) -> None:
         """Fit with what its trial has left of the budget, from where the trial ended.
@@ -114,21 +111,31 @@ class Jobs:
         trial, place = self._place(method, seed, trial=True), self._place(method, seed)
         told = trial.told()
         rest = self.budget - told["forward_tokens"] - told["backward_tokens"]
-        facts = self._fit(place, (method, seed), rest, self._load(trial))
-        if facts is not None:
-            write_json(place.facts, _joined(told, facts))
+        self._fit(place, (method, seed), rest, self._load(trial), before=told)
 
     def found(self, method: Method, seed: int) -> Adaptation:
         """What the fit found."""
         return self._load(self._place(method, seed))
 
-    def validated(self, method: Method, seed: int, *, trial: bool = False) -> Floats:
-        """(n,) scores on all validation rows of what the fit, or its trial, found; stored."""
+    def validated(
+        self, method: Method, seed: int, counted: tuple[int, int], *, trial: bool = False
+    ) -> Floats:
+        """Scores on all validation rows of what a fit found; stored.
+
+        Args:
+            method, seed: which fit.
+            counted: for the reporter: the number of this piece of work, and of how many.
+            trial: whether the fit's trial is asked for.
+
+        Returns:
+            (n,), 0 to 1.
+        """
         place = self._place(method, seed, trial=trial)
         scores = place.facts.with_suffix(".validation.json")
         stored = read_json(scores)
         if stored is None:
             rows = self.ground.task.fit_view.validation
+            self.reporter.begin(f"judging {method.name}, seed {seed}", *counted, unit="rows")
             measured = measure(self.ground.base, self._load(place), rows, self.reporter)
             stored = {"scores": [result.score for result in measured.results]}
             write_json(scores, stored)
@@ -163,7 +170,7 @@ class Jobs:
             parts=adaptation.kinds,
             adaptation=place.folder.relative_to(self.out).as_posix(),
             settings=dict(adaptation.provenance.settings),
-            notes=dict(adaptation.provenance.notes),
+            notes=dict(adaptation.provenance.notes) | {"began_at": facts["began_at"]},
             test=test.results,
             validation=validation.results,
             bytes_on_disk=folder_bytes(place.folder),
@@ -177,9 +184,12 @@ class Jobs:
 
     def _place(self, method: Method, seed: int, *, trial: bool = False) -> _Place:
         name = _name(method, seed)
-        if trial:
-            return _Place(self.out / "trials" / name, self.out / "trials" / f"{name}.json")
-        return _Place(self.out / "adaptations" / name, self.out / "fits" / f"{name}.json")
+        folder, facts = ("trials", "trials") if trial else ("adaptations", "fits")
+        return _Place(
+            self.out / folder / name,
+            self.out / facts / f"{name}.json",
+            self.out / _CHECKPOINTS / (f"{name}-trial" if trial else name),
+        )
 
     def _record(self, method: Method, seed: int) -> Path:
         return self.out / "records" / f"{_name(method, seed)}.json"
@@ -188,29 +198,36 @@ class Jobs:
         return load(place.folder, base_fingerprint=self.ground.base.fingerprint)
 
     def _fit(
-        self, place: _Place, job: Job, budget: int, start: Adaptation | None
-    ) -> dict[str, Any] | None:
-        """Fit and store what is found; its facts, which are still to be written, or None."""
+        self,
+        place: _Place,
+        job: Job,
+        budget: int,
+        start: Adaptation | None,
+        before: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Fit and store, after a piece that is done already where its facts are given."""
         if place.is_there:
-            return None
+            return
         method, seed = job
-        fitted = fit(
-            self.ground,
-            method,
-            self.settings[method.name],
-            seed=seed,
-            budget=budget,
-            checkpoint=self.out / _CHECKPOINTS / place.folder.name,
-            start=start,
-            reporter=self.reporter,
-        )
+        try:
+            fitted = fit(
+                self.ground,
+                method,
+                self.settings[method.name],
+                seed=seed,
+                budget=budget,
+                checkpoint=place.checkpoint,
+                start=start,
+                reporter=self.reporter,
+            )
+        except BudgetTooSmallError:
+            clear_state(place.checkpoint)
+            raise
         save(fitted.adaptation, place.folder)
-        return fit_facts(fitted)
-
-
-def too_dear(method: Method, error: BudgetTooSmallError) -> SkippedMethod:
-    """A method that the budget does not pay for."""
-    return SkippedMethod(method.name, f"{error.what}; {error.found}; {error.expected}")
+        facts = fit_facts(fitted)
+        facts["began_at"] = None if start is None else start.provenance.method
+        write_json(place.facts, facts if before is None else _joined(before, facts))
+        clear_state(place.checkpoint)
 
 
 def _name(method: Method, seed: int) -> str:
@@ -221,12 +238,12 @@ def _name(method: Method, seed: int) -> str:
 def _joined(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a fit that was made in two pieces."""
     log, rest = FitLog(), FitLog()
-    log.take([first[name] for name in _DIARY])
-    rest.take([later[name] for name in _DIARY])
+    log.take(first)
+    rest.take(later)
     log.append(rest)
     return {
         **{name: first[name] + later[name] for name in _COSTS},
         "peak_bytes": max(first["peak_bytes"], later["peak_bytes"]),
-        "trainable_parameters": later["trainable_parameters"],
-        **dict(zip(_DIARY, log.facts(), strict=True)),
+        "began_at": first["began_at"],
+        **log.facts(),
     }

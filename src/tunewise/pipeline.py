@@ -32,7 +32,7 @@ from tunewise.compare.run_folder import check_out, claim, release
 from tunewise.compare.table import build_comparison, gather_details
 from tunewise.config import RunConfig, parse_budget
 from tunewise.errors import BudgetTooSmallError, ConfigError, DataError, InputError
-from tunewise.jobs import Job, Jobs, too_dear
+from tunewise.jobs import Job, Jobs
 from tunewise.measure.files import read_json, write_json
 from tunewise.measure.records import SkippedMethod
 from tunewise.methods._contract import Method, parse_settings
@@ -125,14 +125,12 @@ def _chosen(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
         InputError: what can be refused before anything slow begins.
     """
     known = discover_methods()
-    chosen = [find_method(name, known) for name in config.methods] or list(known.values())
-    for name in config.settings:
-        find_method(name, known)
-    settings = {
-        each.name: parse_settings(each, config.settings.get(each.name, {})) for each in chosen
-    }
+    named = {name: find_method(name, known) for name in (*config.methods, *config.settings)}
+    chosen = {named[name].name: named[name] for name in config.methods} or known
+    given = {named[name].name: values for name, values in config.settings.items()}
+    settings = {name: parse_settings(each, given.get(name, {})) for name, each in chosen.items()}
     parse_budget(config.budget, mean_row_tokens=1.0)
-    return chosen, settings
+    return list(chosen.values()), settings
 
 
 def _fit(
@@ -164,7 +162,7 @@ def _fit_all(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedM
         try:
             jobs.fit(method, seed)
         except BudgetTooSmallError as error:
-            left_out[method.name] = too_dear(method, error)
+            left_out[method.name] = SkippedMethod.because(method.name, error)
     return [job for job in asked if job[0].name not in left_out], list(left_out.values())
 
 
@@ -182,8 +180,7 @@ def _asked(
         try:
             check_method(method, task.fit_view)
         except (ConfigError, DataError) as error:
-            reason = f"{error.what}: found {error.found}, expected {error.expected}"
-            skipped.append(SkippedMethod(method.name, reason))
+            skipped.append(SkippedMethod.because(method.name, error))
             continue
         asked += [(method, seed) for seed in (seeds if method.needs.seeds else seeds[:1])]
     if not asked:

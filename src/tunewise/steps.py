@@ -14,6 +14,7 @@ import torch
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.predict import needs_base, predictor_for
+from tunewise.adaptation.store import fingerprint_of
 from tunewise.errors import ConfigError, DataError, OutputFolderError, RunError
 from tunewise.measure.accuracy import Measured, measure_rows
 from tunewise.measure.memory import PeakMemory
@@ -116,7 +117,8 @@ def fit(
         settings: an instance of its `Settings`.
         seed: of everything random.
         budget: token passes at most; None for no limit.
-        checkpoint: folder for the state of an interrupted fit, or None.
+        checkpoint: folder for the state of an interrupted fit, or None; to be cleared by
+            `clear_state` once what was found is stored.
         start: adaptation to start from, or None.
         reporter: is told how far the fit is, or None.
 
@@ -137,15 +139,21 @@ def fit(
         ground.task.data_hash,
         start=start,
         checkpoint_folder=checkpoint,
+        identity=repr((method.name, settings.model_dump(mode="json"), budget, _named(start))),
     )
     began = time.perf_counter()
     with PeakMemory() as memory:
         adaptation = method.fit(context, settings)
     # The log of a fit that was interrupted also holds the steps of the process before.
-    seconds = max(time.perf_counter() - began, sum(log.step_seconds))
+    elapsed = time.perf_counter() - began + log.seconds_before
+    seconds = max(elapsed, sum(log.step_seconds))
     if weights_checksum(base) != before:
         raise RunError(f"the method {method.name} changed the base model", fix="mend the method")
     return Fitted(adaptation, log, seconds, memory.peak_bytes)
+
+
+def _named(start: Adaptation | None) -> str | None:
+    return None if start is None else fingerprint_of(start)
 
 
 def check_method(method: Method, view: FitView) -> None:
@@ -195,11 +203,7 @@ def fit_facts(fitted: Fitted) -> dict[str, Any]:
         "seconds": fitted.seconds,
         **made.work,
         "peak_bytes": fitted.peak_bytes,
-        "trainable_parameters": log.trainable_parameters,
-        "step_seconds": log.step_seconds,
-        "step_tokens": log.step_tokens,
-        "losses": log.losses,
-        "curve": log.curve,
+        **log.facts(),
     }
 
 

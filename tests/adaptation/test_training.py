@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.laws.fitting import base_of, context_of, fit, generation_view, plante
 
 from tunewise.adaptation import training
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.checkpoint import load_state, save_state
+from tunewise.adaptation.checkpoint import clear_state, load_state, save_state
 from tunewise.adaptation.store import fingerprint_of
 from tunewise.errors import BudgetTooSmallError, StorageError
 from tunewise.methods._registry import discover_methods, find_method
@@ -192,8 +193,29 @@ def test_interrupted_after_any_stage_it_ends_with_the_same_bytes(
         resumed = fit(context.base, name, view, context=context, **RACE)
         assert fingerprint_of(resumed) == wanted
         assert len(context.log.losses) == 56
-        assert not folder.exists()
+        # Whoever gave the folder clears it, once what was found is stored.
+        assert folder.exists()
+        clear_state(folder)
+        assert not list(tmp_path.iterdir())
     assert not interrupted(name, view, tmp_path / "end", 6, monkeypatch)
+
+
+@pytest.mark.parametrize(("identity", "goes_on"), [("", True), ("another start", False)])
+def test_a_state_of_another_fit_is_not_gone_on_from(
+    identity: str, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, judged = planted_view(), []
+    assert interrupted("lora", view, tmp_path / "state", 3, monkeypatch)
+    real = training.Training._judge
+
+    def noted(self: Any, step: int) -> Any:
+        judged.append(step)
+        return real(self, step)
+
+    monkeypatch.setattr(training.Training, "_judge", noted)
+    context = context_of(base_of(), view, limit=10**6, checkpoint_folder=tmp_path / "state")
+    fit(context.base, "lora", view, context=replace(context, identity=identity), **RACE)
+    assert (0 not in judged) == goes_on
 
 
 @pytest.mark.parametrize("at", [3, 11, 55])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from tests.adaptation.samples import assert_same
 from tests.laws.fitting import base_of, context_of, fit, planted_view
 
 from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.checkpoint import clear_state
 from tunewise.adaptation.context import FitContext
-from tunewise.errors import ConfigError, TunewiseError, UnknownNameError
+from tunewise.errors import BudgetTooSmallError, ConfigError, TunewiseError, UnknownNameError
 from tunewise.methods._chain import Chain
 from tunewise.methods._contract import parse_settings
 from tunewise.methods._registry import find_method
@@ -76,6 +78,29 @@ def test_a_link_may_come_twice_and_has_its_settings_once() -> None:
     got = fit(base, name, VIEW, few_shot_demonstrations=2, **quick(name))
     assert [each["method"] for each in got.provenance.notes["links"]] == name.split(">")
     assert got.provenance.settings["few_shot_demonstrations"] == 2
+
+
+def test_parameters_that_two_links_train_are_counted_once() -> None:
+    base = base_of()
+    alone, twice = context_of(base, VIEW), context_of(base, VIEW)
+    fit(base, "lora", VIEW, context=alone, steps=1, rank=2)
+    fit(base, "lora>lora", VIEW, context=twice, **quick("lora>lora", lora_steps=1))
+    assert twice.log.trainable_parameters == alone.log.trainable_parameters
+
+
+def test_it_tells_what_its_last_link_tells() -> None:
+    base = base_of()
+    got = fit(base, "zero_shot>few_shot", VIEW, few_shot_demonstrations=2)
+    told = dict(got.provenance.notes)
+    links = told.pop("links")
+    assert told == links[1]["notes"]
+    assert "demonstrations" in told
+
+
+def test_a_share_that_is_too_small_names_its_link() -> None:
+    with pytest.raises(BudgetTooSmallError, match="in the share of lora in a chain") as caught:
+        fit(base_of(), "lora>soft_prompt", VIEW, limit=1_500, **quick("lora>soft_prompt"))
+    assert "--earlier-share" in str(caught.value)
 
 
 def test_settings_keep_their_bounds_and_their_names() -> None:
@@ -154,6 +179,14 @@ def test_an_interrupted_chain_goes_on_with_the_link_it_was_in(tmp_path: Path) ->
     assert context.ledger == whole_context.ledger
     assert context.log.losses == whole_context.log.losses
     assert context.log.curve == whole_context.log.curve
+    assert context.log.trainable_parameters == whole_context.log.trainable_parameters > 0
+    assert context.log.seconds_before > 0
+    # A kill while the folder is removed may leave facts without what was found.
+    shutil.rmtree(folder / "0-lora-done.adaptation")
+    mended, again = run(folder)
+    assert_same(again, whole)
+    assert mended.ledger == whole_context.ledger
+    clear_state(folder)
     assert not folder.exists()
     # What was stored of another fit is not taken for this one's.
     links[1].stop = True
@@ -162,4 +195,4 @@ def test_an_interrupted_chain_goes_on_with_the_link_it_was_in(tmp_path: Path) ->
     links[1].stop = False
     other = context_of(base, VIEW, limit=60_000, checkpoint_folder=folder)
     chain.fit(replace(other, seed=1), settings)
-    assert links[0].fits == 4
+    assert links[0].fits == 5

@@ -152,8 +152,18 @@ def test_no_demonstrations_where_the_text_is_replaced(name: str) -> None:
     context = context_of(base, VIEW, start=start_of(base, name))
     got = fit(base, "few_shot", VIEW, context=context)
     tried = [each["candidate"] for each in got.provenance.notes["tried"]]
-    assert tried
-    assert all(each.startswith("nearest") for each in tried)
+    assert tried[0] == "start"
+    assert all(each.startswith("nearest") for each in tried[1:])
+    with pytest.raises(ConfigError, match="would not be read"):
+        fit(base, "few_shot", VIEW, start=context.start, pick="random")
+
+
+def test_without_a_budget_few_shot_keeps_its_start_and_its_readout() -> None:
+    base = base_of()
+    start = start_of(base, "lora")
+    got = fit(base, "few_shot", VIEW, start=start, limit=0)
+    assert got.decoding == start.decoding
+    assert got.kinds == start.kinds
 
 
 def test_without_a_budget_zero_shot_still_answers_uncalibrated() -> None:

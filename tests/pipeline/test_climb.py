@@ -16,19 +16,9 @@ from tunewise import climb as climbing
 from tunewise import jobs
 from tunewise.climb import climb, gains, may_gain
 from tunewise.errors import BudgetTooSmallError
-from tunewise.methods._registry import discover_methods
+from tunewise.methods._registry import find_method
 
 ROWS = 400
-LADDER = (
-    "tfidf",
-    "zero_shot",
-    "few_shot",
-    "prompt_search",
-    "soft_prompt",
-    "prefix",
-    "lora",
-    "full",
-)
 
 
 class PlantedJobs:
@@ -36,13 +26,15 @@ class PlantedJobs:
 
     def __init__(self, scores: dict[str, float], trials: dict[str, float], dear: set[str]) -> None:
         self.planted, self.trials, self.dear = scores, trials, dear
+        self.settings = {name: find_method(name).Settings() for name in scores}
         self.calls: list[tuple[Any, ...]] = []
         self.said: list[str] = []
         self.reporter = SimpleNamespace(begin=lambda *a, **k: None, say=self.said.append)
 
     def _book(self, kind: str, method: Any, seed: int, start: Any) -> None:
         self.calls.append((kind, method.name, seed, start))
-        if method.name in self.dear:
+        dearest = method.name if method.name in self.dear else f"{method.name} {seed}"
+        if dearest in self.dear:
             raise BudgetTooSmallError("too dear")
 
     def fit(self, method: Any, seed: int, *, start: Any = None) -> None:
@@ -57,7 +49,9 @@ class PlantedJobs:
     def found(self, method: Any, seed: int) -> str:
         return f"{method.name} {seed}"
 
-    def validated(self, method: Any, seed: int, *, trial: bool = False) -> np.ndarray:
+    def validated(
+        self, method: Any, seed: int, counted: tuple[int, int], *, trial: bool = False
+    ) -> np.ndarray:
         planted = self.trials if trial and method.name in self.trials else self.planted
         right = round(ROWS * planted[method.name])
         return np.array([1.0] * right + [0.0] * (ROWS - right))
@@ -66,7 +60,7 @@ class PlantedJobs:
 def run(
     scores: dict[str, float], trials: dict[str, float] | None = None, dear: set[str] = frozenset()
 ) -> tuple[PlantedJobs, dict[str, list[int]], dict[str, str]]:
-    known = discover_methods()
+    known = {name: find_method(name) for name in scores}
     planted: Any = PlantedJobs(scores, trials or {}, dear)
     asked = [
         (known[name], seed)
@@ -117,13 +111,13 @@ def test_trained_rungs_begin_at_the_best_prompt_and_searches_anew() -> None:
             "full": 0.95,
         }
     )
-    assert left_out.keys() == {"few_shot"}
+    assert left_out == {}
+    assert fitted["few_shot"] == [0]
     starts = {call[1]: call[3] for call in planted.calls if call[0] == "try" and call[2] == 0}
-    assert starts == {
-        "few_shot": None,
-        "prompt_search": None,
-        **dict.fromkeys(("soft_prompt", "prefix", "lora", "full"), "prompt_search 0"),
-    }
+    assert starts == dict.fromkeys(("soft_prompt", "prefix", "lora", "full"), "prompt_search 0")
+    searched = [call for call in planted.calls if call[1] in {"few_shot", "prompt_search"}]
+    assert [call[0] for call in searched if call[2] == 0] == ["fit", "fit"]
+    assert all(call[3] is None for call in searched)
     assert ("go on", "full", 0, None) in planted.calls
     assert fitted["full"] == [0, 1, 2]
     # Other seeds go the same way as the first.
@@ -156,6 +150,29 @@ def test_what_the_budget_does_not_pay_is_left_out_and_told() -> None:
     assert "full" not in fitted
     # A trial that is too dear does not end it: the whole budget is asked.
     assert [call[0] for call in planted.calls if call[1] == "full"] == ["try", "fit"]
+
+
+def test_a_rung_that_was_not_paid_for_does_not_end_the_climb() -> None:
+    scores = {"zero_shot": 0.5, "soft_prompt": 0.9, "prefix": 0.9, "lora": 0.8, "full": 0.5}
+    _, fitted, left_out = run(scores, dear={"soft_prompt", "prefix"})
+    assert fitted["lora"] == [0, 1, 2]
+    assert left_out.keys() == {"soft_prompt", "prefix", "full"}
+    assert "not climbed to" not in str(left_out)
+
+
+def test_a_seed_that_is_too_dear_costs_that_seed_alone() -> None:
+    scores = {"zero_shot": 0.5, "lora": 0.8}
+    planted, fitted, left_out = run(scores, dear={"lora 1"})
+    assert fitted == {"zero_shot": [0], "lora": [0, 2]}
+    assert left_out == {}
+    assert [call[0] for call in planted.calls if call[1:3] == ("lora", 1)] == ["try", "fit"]
+
+
+@pytest.mark.parametrize("name", ["few_shot>lora", "few_shot", "lora"])
+def test_only_training_goes_on_from_a_trial(name: str) -> None:
+    planted, _, _ = run({"zero_shot": 0.5, name: 0.8})
+    kinds = [call[0] for call in planted.calls if call[1:3] == (name, 0)]
+    assert kinds == (["try", "go on"] if name == "lora" else ["fit"])
 
 
 def test_nothing_at_all() -> None:

@@ -226,6 +226,12 @@ def computed_positions(renderer: Renderer, parts: Sequence[Part]) -> int:
     return count
 
 
+def standing_positions(renderer: Renderer, parts: Sequence[Part]) -> int:
+    """All positions that `lower_parts` puts before a row."""
+    kept = [part.keys[0].shape[1] for part in parts if isinstance(part, KVPrefixPart)]
+    return computed_positions(renderer, parts) + sum(kept)
+
+
 def prefix_of(part: KVPrefixPart, base: Base) -> SharedPrefix:
     """The stored keys and values, in the dtype of the base."""
     keys, values = (

@@ -63,6 +63,10 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 
 def clear_state(folder: Path) -> None:
-    """Remove the stored state."""
-    for suffix in ("", ".new", ".old"):
+    """Remove the stored state. A kill on the way leaves it whole, or nothing that is read again."""
+    for suffix in (".new", ".old", ".gone"):
         shutil.rmtree(folder.with_name(folder.name + suffix), ignore_errors=True)
+    if folder.exists():
+        gone = folder.with_name(folder.name + ".gone")
+        os.replace(folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)

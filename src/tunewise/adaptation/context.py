@@ -30,7 +30,10 @@ class FitContext:
         start: the adaptation to start from (step 0 equals it), or None.
         log: steps, losses and progress; what `fit --json` and the report show.
         data_hash: hash of the view.
-        checkpoint_folder: where the state of an interrupted fit is kept, or None.
+        checkpoint_folder: where the state of an interrupted fit is kept, or None; whoever gives it
+            clears it once what was found is stored.
+        identity: of the fit: method, settings, start and budget. A stored state of another is not
+            gone on from.
     """
 
     base: Base
@@ -41,6 +44,7 @@ class FitContext:
     data_hash: str
     start: Adaptation | None = None
     checkpoint_folder: Path | None = None
+    identity: str = ""
 
     def finish(
         self,

@@ -1,7 +1,7 @@
 """The kinds of part an adaptation is made of. Closed: everything above knows parts, not methods.
 
     prompt_text      instruction and demonstrations, as text              ~1 kB
-    virtual_tokens   k x D floats placed before the text                  ~50 kB
+    virtual_tokens   k x D floats before the rows                         ~50 kB
     kv_prefix        keys and values of k positions, every layer          ~1 MB
     low_rank         A and B per linear layer, a PEFT LoRA checkpoint     ~10 MB
     weights          replaced tensors, all or some                        the model
@@ -32,7 +32,7 @@ class PromptTextPart:
 
 @dataclass(frozen=True, slots=True)
 class VirtualTokensPart:
-    """Learned embeddings placed before all text (Lester et al. 2021, section 2).
+    """Learned embeddings before the rows (Lester et al. 2021, section 2).
 
     Attributes:
         embeddings: (k, D) float32.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewise.adaptation.attach import computed_positions, lower_parts
+from tunewise.adaptation.attach import computed_positions, lower_parts, standing_positions
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Verdict, example, label_frequencies, label_verdict
 from tunewise.adaptation.parts import Part
@@ -68,12 +68,13 @@ class Contestant:
         self.examples = tuple(example(self.renderer, row) for row in rows)
         own = sum(len(each.row) for each in self.examples) / len(rows)
         self.row_cost = own
-        self.price = float(f"{own + SHARED_PRICE * len(self.renderer.shared_tokens):.2g}")
+        before = standing_positions(self.renderer, others)
+        self.price = float(f"{own + SHARED_PRICE * before:.2g}")
         self.decoding = default_decoding(context.view.spec, self.renderer, context.view.train)
         self.scores: list[Any] = []
         self._others, self._rows = tuple(others), tuple(rows)
         self._prefix: SharedPrefix | None = None
-        longest = len(self.renderer.shared_tokens) + max(len(e.inputs) for e in self.examples)
+        longest = before + max(len(e.inputs) for e in self.examples)
         self.fits = longest < context.base.context_length
 
     @property
@@ -160,7 +161,7 @@ def fitting_rows(context: FitContext) -> Sequence[Row]:
     """
     rows, prompt = context.view.validation, context.starting_prompt()
     renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
-    room = context.base.context_length - len(renderer.shared_tokens)
+    room = context.base.context_length - standing_positions(renderer, context.starting_parts())
     fitting = [
         row
         for row in rows

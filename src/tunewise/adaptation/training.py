@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tunewise.adaptation.bundle import Decoding
-from tunewise.adaptation.checkpoint import clear_state, load_state, save_state
+from tunewise.adaptation.checkpoint import load_state, save_state
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Judge, Verdict, example
 from tunewise.adaptation.plan import Layout, Stage, TrainingPlan, lay_out
@@ -111,8 +111,6 @@ class Training:
             "best_step": self.state.best_step,
             "validation": self.state.verdicts,
         }
-        if self.context.checkpoint_folder is not None:
-            clear_state(self.context.checkpoint_folder)
         return best.decoding, notes
 
     def _loop(self, rate: float, layout: Layout | None) -> GradientLoop:
@@ -213,8 +211,9 @@ class Training:
         context = self.context
         leaves = self.trainable.parameters.items()
         shapes = [(name, tuple(leaf.shape)) for name, leaf in leaves]
-        facts = (self.plan, self.layout, shapes, context.seed, context.data_hash)
-        return hashlib.sha256(repr((facts, context.base.fingerprint)).encode()).hexdigest()
+        facts = (self.plan, self.layout, shapes, self.renderer.prompt, context.identity)
+        names = (context.seed, context.data_hash, context.base.fingerprint, context.base.dtype_name)
+        return hashlib.sha256(repr((facts, names)).encode()).hexdigest()
 
     def _store(self) -> None:
         folder = self.context.checkpoint_folder

@@ -73,6 +73,7 @@ def _command(method: Method) -> click.Command:
 
 
 def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
+    from tunewise.adaptation.checkpoint import clear_state
     from tunewise.adaptation.store import folder_bytes, load, save
     from tunewise.cli.show import bars
     from tunewise.methods._contract import parse_settings
@@ -84,21 +85,19 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     source, options = read_options(rest["data"], flags)
     out: Path = rest["out"]
     check_fresh(out)
-    parse_budget("default" if rest["budget"] is None else rest["budget"], mean_row_tokens=1.0)
+    asked = "default" if rest["budget"] is None else rest["budget"]
+    parse_budget(asked, mean_row_tokens=1.0)
     if rest["start"] is not None:
         load(rest["start"])  # before the slow work; against the base below
-    ground = prepare(
-        source, options, DEFAULT_BASE if rest["base"] is None else rest["base"], rest["dtype"]
-    )
+    base = DEFAULT_BASE if rest["base"] is None else rest["base"]
+    ground = prepare(source, options, base, rest["dtype"])
     start = None
     if rest["start"] is not None:
         start = load(rest["start"], base_fingerprint=ground.base.fingerprint)
     # An exact number of steps says itself what it costs.
     unlimited = given.get("steps") is not None and rest["budget"] is None
-    budget = parse_budget(
-        "default" if rest["budget"] is None else rest["budget"],
-        mean_row_tokens=ground.mean_row_tokens,
-    )
+    limit = None if unlimited else parse_budget(asked, mean_row_tokens=ground.mean_row_tokens)
+    partial = out.with_name(f"{out.name}.partial")
     with bars() as reporter:
         reporter.begin(f"fitting {method.name}", 1, 1)
         fitted = fit(
@@ -106,12 +105,13 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
             method,
             settings,
             seed=rest["seed"],
-            budget=None if unlimited else budget,
-            checkpoint=out.with_name(f"{out.name}.partial"),
+            budget=limit,
+            checkpoint=partial,
             start=start,
             reporter=reporter,
         )
         save(fitted.adaptation, out)
+        clear_state(partial)
         reporter.begin(f"measuring {method.name}", 1, 1, unit="rows")
         rows = ground.task.fit_view.validation
         measured = measure(ground.base, fitted.adaptation, rows, reporter)
@@ -119,7 +119,7 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     if rest["as_json"]:
         content = {
             "adaptation": str(out),
-            "budget": {"unit": UNIT, "per_method": None if unlimited else budget},
+            "budget": {"unit": UNIT, "per_method": limit},
             "validation": validation,
             "bytes_on_disk": folder_bytes(out),
             **described(fitted),

@@ -139,7 +139,9 @@ def parse_methods(text: str | None) -> tuple[str, ...]:
     """
     if text is None:
         return ()
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    # Spaces around names and arrows mean nothing, and must not make another run.
+    plain = [">".join(link.strip() for link in name.split(">")) for name in text.split(",")]
+    names = tuple(dict.fromkeys(name for name in plain if name))
     if not names:
         raise ConfigError(
             "no method is named",

@@ -99,11 +99,21 @@ def warnings(found: Decision) -> Iterator[str]:
         yield f"Only {plural(rows, 'test row')}: differences of less than about " + (
             f"{points(1.96 * math.sqrt(0.2 / rows))} points cannot be seen."
         )
-    single = [entry.method for entry in found.entries if entry.role is Role.TRAINED]
-    if single and all(len(entry.seeds) == 1 for entry in found.entries):
+    trained = [entry for entry in found.entries if entry.role is Role.TRAINED]
+    single = [entry.method for entry in trained if len(entry.seeds) == 1]
+    if single:
         yield (
             f"One seed only: how much {names_text(single)} would change with another seed was not "
             "measured, and the intervals do not hold it."
+        )
+    began: dict[str, list[str]] = {}
+    for entry in found.entries:
+        if entry.notes.get("began_at") is not None:
+            began.setdefault(entry.notes["began_at"], []).append(entry.method)
+    for start, methods in began.items():
+        yield (
+            f"{names_text(methods)} began at what {start} had found; the work of finding that is "
+            f"told with {start} alone."
         )
     for entry in found.entries:
         yield from _about(found, entry)

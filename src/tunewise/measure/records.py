@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunewise.errors import TunewiseError
+
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
@@ -79,3 +81,9 @@ class SkippedMethod:
 
     method: str
     reason: str
+
+    @classmethod
+    def because(cls, method: str, error: TunewiseError) -> SkippedMethod:
+        """The method, and the error that refuses it, in one line."""
+        told = (error.what, f"found {error.found}", f"expected {error.expected}")
+        return cls(method, "; ".join(told))

@@ -1,13 +1,14 @@
 """Methods one after the other, each from where the one before ended: "prompt_search>lora".
 
 A chain is a method like any other: it has the budget of one, its links share it, and what it finds
-is one bundle of parts. Every link begins where the one before ends, and no trained link ends below
-its own step 0 on validation rows, so a chain does not either.
+is one bundle of parts. Every link begins where the one before ends; a trained one keeps its step 0
+where no later step is better on validation rows.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -17,10 +18,10 @@ from typing import Any
 from pydantic import Field, create_model
 
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.checkpoint import clear_state, load_state, save_state
+from tunewise.adaptation.checkpoint import load_state, save_state
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.store import fingerprint_of, load, save
-from tunewise.errors import ConfigError
+from tunewise.errors import AdaptationError, BudgetTooSmallError, ConfigError
 from tunewise.methods._contract import Method, MethodSettings, Needs
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
@@ -51,13 +52,13 @@ class Chain:
                 raise ConfigError(
                     f"{link.name} starts from nothing, so it can only stand alone",
                     found=ARROW.join(names),
-                    fix=f"leave it out of the chain, and name it beside: --methods {link.name},...",
+                    fix="name it beside the chain, with a comma",
                 )
         if not links[0].needs.base:
             raise ConfigError(
                 f"nothing can start from {links[0].name}, which never calls the base",
                 found=ARROW.join(names),
-                fix=f"--methods {ARROW.join(names[1:])}",
+                fix=f"begin with {names[1]}",
             )
         self.name = ARROW.join(names)
         self.summary = ", then ".join(names) + ", in the budget of one"
@@ -78,19 +79,13 @@ class Chain:
         for number, (link, limit) in enumerate(zip(self.links, limits, strict=True)):
             run.fit_link(number, link, _link_settings(link, settings), limit)
         last = run.found[-1]
-        if context.checkpoint_folder is not None:
-            clear_state(context.checkpoint_folder)
-        return context.finish(
-            self.name,
-            settings,
-            last.parts,
-            last.decoding,
-            links=[
-                {"method": each.provenance.method, "work": dict(each.provenance.work)}
-                | dict(each.provenance.notes)
-                for each in run.found
-            ],
-        )
+        links = [
+            {"method": made.method, "work": dict(made.work), "notes": dict(made.notes)}
+            for made in (each.provenance for each in run.found)
+        ]
+        # What the last link tells is true of the whole, for example of the prompt it chose.
+        notes = dict(last.provenance.notes) | {"links": links}
+        return context.finish(self.name, settings, last.parts, last.decoding, **notes)
 
     def _limits(self, remaining: int | None, settings: MethodSettings) -> list[int | None]:
         """What each link may spend; the last one also what the others leave, which is None here."""
@@ -108,8 +103,9 @@ class _Run:
         self.context, self.found = context, list[Adaptation]()
         start = None if context.start is None else fingerprint_of(context.start)
         facts = (name, settings.model_dump(mode="json"), context.seed, context.data_hash, start)
-        limit = context.ledger.limit
-        self.identity = repr((*facts, limit, context.base.fingerprint, context.base.dtype_name))
+        names = (context.base.fingerprint, context.base.dtype_name, context.identity)
+        self.identity = repr((*facts, context.ledger.limit, *names))
+        self.trained: set[str] = set()
 
     def fit_link(
         self, number: int, link: Method, settings: MethodSettings, limit: int | None
@@ -126,25 +122,34 @@ class _Run:
         done = None if folder is None else folder / f"{number}-{link.name}-done"
         found = None if done is None else self._stored(done, own, log)
         if found is None:
-            found = link.fit(
-                replace(
-                    context,
-                    ledger=own,
-                    log=log,
-                    start=self.found[-1] if self.found else context.start,
-                    checkpoint_folder=None if folder is None else folder / f"{number}-{link.name}",
-                ),
-                settings,
+            began = time.perf_counter()
+            inner = replace(
+                context,
+                ledger=own,
+                log=log,
+                start=self.found[-1] if self.found else context.start,
+                checkpoint_folder=None if folder is None else folder / f"{number}-{link.name}",
+                identity=repr((self.identity, number)),
             )
+            try:
+                found = link.fit(inner, settings)
+            except BudgetTooSmallError as error:
+                raise _too_dear(link, error) from error
             if done is not None:
-                self._store(done, found, own, log)
+                self._store(done, found, own, log, time.perf_counter() - began)
         self.found.append(found)
         ledger.charge(
             forward=own.forward_tokens, backward=own.backward_tokens, head=own.head_passes
         )
         context.log.append(log)
+        context.log.seconds_before += log.seconds_before
+        if link.name not in self.trained:
+            context.log.trainable_parameters += log.trainable_parameters
+        self.trained.add(link.name)
 
-    def _store(self, done: Path, found: Adaptation, ledger: Ledger, log: FitLog) -> None:
+    def _store(
+        self, done: Path, found: Adaptation, ledger: Ledger, log: FitLog, seconds: float
+    ) -> None:
         """The adaptation first: facts without it would be taken for a link that is done."""
         shutil.rmtree(done.with_suffix(_ADAPTATION), ignore_errors=True)
         save(found, done.with_suffix(_ADAPTATION))
@@ -152,6 +157,7 @@ class _Run:
             "fit": self.identity,
             "ledger": [ledger.forward_tokens, ledger.backward_tokens, ledger.head_passes],
             "log": log.facts(),
+            "seconds": seconds,
         }
         save_state(done, {}, facts)
 
@@ -159,11 +165,25 @@ class _Run:
         stored = load_state(done)
         if stored is None or stored[1].get("fit") != self.identity:
             return None
-        facts = stored[1]
+        facts, base = stored[1], self.context.base
+        try:
+            found = load(done.with_suffix(_ADAPTATION), base_fingerprint=base.fingerprint)
+        except AdaptationError:
+            # A checkpoint that was half removed: the link is fitted again.
+            return None
         ledger.forward_tokens, ledger.backward_tokens, ledger.head_passes = facts["ledger"]
         log.take(facts["log"])
-        base = self.context.base
-        return load(done.with_suffix(_ADAPTATION), base_fingerprint=base.fingerprint)
+        log.seconds_before = facts["seconds"]
+        return found
+
+
+def _too_dear(link: Method, error: BudgetTooSmallError) -> BudgetTooSmallError:
+    return BudgetTooSmallError(
+        f"{error.what}, in the share of {link.name} in a chain",
+        found=error.found,
+        expected=error.expected,
+        fix=f"raise --budget, or change --earlier-share or the settings of {link.name}",
+    )
 
 
 def _field(link: Method, name: str) -> str:

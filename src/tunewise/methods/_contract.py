@@ -6,6 +6,7 @@ module-level `METHOD`. The loop, the renderer, the ledger and the maths live els
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -105,5 +106,5 @@ def parse_settings(method: Method, given: dict[str, Any]) -> MethodSettings:
             f"{many} of {method.name} cannot be used",
             found="\n    ".join(faults),
             expected="values that its settings take",
-            fix=f"see `tunewise fit {method.name} --help`",
+            fix=f"see `tunewise fit {shlex.quote(method.name)} --help`",
         ) from error

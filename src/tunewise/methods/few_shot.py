@@ -14,13 +14,14 @@ import numpy as np
 from pydantic import Field
 
 from tunewise.adaptation.attach import attached
-from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.bundle import Adaptation, Decoding
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.demonstrations import balanced_rows, random_rows, showable_rows, shown
 from tunewise.adaptation.judge import sample_rows
 from tunewise.adaptation.parts import PromptTextPart, text_replaced
 from tunewise.adaptation.race import Contestant, race
 from tunewise.adaptation.readout import default_decoding
+from tunewise.errors import ConfigError
 from tunewise.methods._contract import MethodSettings, Needs
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
@@ -75,10 +76,9 @@ class FewShot:
             outcome = race(contestants, first=settings.first_rows, ledger=context.ledger)
         winner = outcome.winner
         if winner is None:
-            # Nothing with demonstrations was affordable: the bare instruction always is.
+            # Nothing was affordable: the start, or the bare instruction, always is.
             prompt = context.starting_prompt()
-            renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
-            decoding = default_decoding(context.view.spec, renderer, context.view.train)
+            decoding = self._untried(context, prompt)
         else:
             prompt, decoding = winner.prompt, winner.verdict().decoding
         count = len(prompt.demonstrations) + prompt.nearest
@@ -87,11 +87,19 @@ class FewShot:
             self.name, settings, parts, decoding, demonstrations=count, tried=list(outcome.tried)
         )
 
+    def _untried(self, context: FitContext, prompt: PromptText) -> Decoding:
+        if context.start is not None:
+            return context.start.decoding
+        renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
+        return default_decoding(context.view.spec, renderer, context.view.train)
+
     def _candidates(
         self, context: FitContext, settings: FewShotSettings
     ) -> Iterator[tuple[str, PromptText]]:
         """Candidates from cheap to dear, so that a small budget tries the cheap ones."""
         start = context.starting_prompt()
+        if context.start is not None:
+            yield "start", start
         rows = showable_rows(context, settings.longest_tokens)
         counts = (2, 4, 8, 16) if settings.demonstrations is None else (settings.demonstrations,)
         all_picks = ("balanced", "random", "nearest")
@@ -102,6 +110,14 @@ class FewShot:
         if text_replaced(context.starting_parts()):
             # Shared demonstrations would stand where nothing is read any more.
             picks = tuple(pick for pick in picks if pick == "nearest")
+            if not picks:
+                raise ConfigError(
+                    "demonstrations that are the same for all rows would not be read",
+                    found=f"--pick {settings.pick}, and a start whose trained part stands in place "
+                    "of the prompt",
+                    expected="demonstrations that stand with the row",
+                    fix="--pick nearest, or another --start",
+                )
         for count in [number for number in counts if number <= len(rows)]:
             for pick in picks:
                 if pick == "nearest":

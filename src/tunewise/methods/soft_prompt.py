@@ -36,7 +36,9 @@ class SoftPromptSettings(GradientSettings):
     """Settings of `soft_prompt`."""
 
     virtual_tokens: int | None = Field(
-        None, ge=1, description="virtual tokens before the text; unset: those of the text itself"
+        None,
+        ge=1,
+        description="virtual tokens before the text; unset: in place of the text, as long as it is",
     )
     start_from: Literal["text", "vocabulary"] = Field(
         "text", description="'text' of labels and instruction, or random 'vocabulary' rows"

@@ -3,9 +3,11 @@ an adaptation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+_KEPT = ("step_seconds", "step_tokens", "losses", "curve", "trainable_parameters")
 
 
 @dataclass(slots=True)
@@ -20,6 +22,7 @@ class FitLog:
         curve: points for the training curves: {"step", "train_loss"} or
             {"step", "validation_loss", ...}.
         trainable_parameters: how many numbers the fit can change.
+        seconds_before: seconds of pieces that an interrupted fit had done before this process.
         report: called as report(done, total, text) with work done and to be done in token
             passes (the total is None without a budget); drives the progress bar.
     """
@@ -29,6 +32,7 @@ class FitLog:
     losses: list[float] = field(default_factory=list)
     curve: list[dict[str, float]] = field(default_factory=list)
     trainable_parameters: int = 0
+    seconds_before: float = 0.0
     report: Callable[[int, int | None, str], None] | None = None
 
     def progress(self, done: int, total: int | None, text: str) -> None:
@@ -36,13 +40,14 @@ class FitLog:
         if self.report is not None:
             self.report(done, total, text)
 
-    def facts(self) -> list[Any]:
+    def facts(self) -> dict[str, Any]:
         """What a stored state keeps of the diary: JSON values."""
-        return [self.step_seconds, self.step_tokens, self.losses, self.curve]
+        return {name: getattr(self, name) for name in _KEPT}
 
-    def take(self, facts: list[Any]) -> None:
-        """Go on from a stored diary."""
-        self.step_seconds, self.step_tokens, self.losses, self.curve = facts
+    def take(self, facts: Mapping[str, Any]) -> None:
+        """Go on from a stored diary; what else stands in `facts` is passed over."""
+        for name in _KEPT:
+            setattr(self, name, facts[name])
 
     def append(self, later: FitLog) -> None:
         """The diary of what came after; its steps are counted on from here."""
@@ -51,4 +56,3 @@ class FitLog:
         self.step_seconds += later.step_seconds
         self.step_tokens += later.step_tokens
         self.losses += later.losses
-        self.trainable_parameters += later.trainable_parameters

@@ -68,8 +68,7 @@ def plan_run(
         try:
             work = work_of(task, method, settings[method.name], seed=seed, budget=budget, pace=pace)
         except BudgetTooSmallError as error:
-            reason = f"{error.what}; {error.found}; {error.expected}"
-            too_dear[method.name] = SkippedMethod(method.name, reason)
+            too_dear[method.name] = SkippedMethod.because(method.name, error)
             continue
         planned.append(_job(task, method, seed, work, paces, resident))
     kept = [job for job in planned if job.method not in too_dear]
