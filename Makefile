@@ -1,13 +1,14 @@
 # make setup   the environment in .venv, the default base model, the demo's data
 # make demo    the main job on real data: a table, a recommendation, a report
 # make bench   fitting and measuring beside PEFT, TRL and lm-evaluation-harness (about 40 minutes)
+# make results the whole runs on real data that docs/results.md shows (some hours)
 # make test    style, types and tests
 #
 # Needs Python 3.11 or newer, make and a package index; the network is used by setup only.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo bench test clean FORCE
+.PHONY: help setup demo bench results test clean FORCE
 
 PYTHON = .venv/bin/python
 PIP = $(PYTHON) -m pip --disable-pip-version-check --quiet
@@ -56,6 +57,9 @@ demo: setup
 bench: setup
 	@$(PIP) install --constraint constraints.txt --requirement benchmarks/requirements.txt
 	@$(PYTHON) -m benchmarks
+
+results: setup
+	@$(PYTHON) -m benchmarks.whole_runs
 
 # One thread for each of the two test processes: more would only wait for each other.
 test: setup
