@@ -52,7 +52,7 @@ class SoftPrompt:
     """Virtual tokens."""
 
     name = "soft_prompt"
-    summary = "a few learned embeddings before the text, base frozen (prompt tuning)"
+    summary = "learned embeddings in the prompt's place, base frozen (prompt tuning)"
     produces = ("virtual_tokens", "prompt_text")
     needs = Needs(gradients=True, minimum_rows=4)
     Settings = SoftPromptSettings
