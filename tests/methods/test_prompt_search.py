@@ -104,6 +104,28 @@ def test_the_rows_kept_apart_decide(apart: float, monkeypatch: pytest.MonkeyPatc
     assert (prompt_of(got) == PromptText(VIEW.spec.instruction)) == stays
 
 
+def test_a_winner_that_is_too_dear_to_confirm_makes_way_for_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The search came home with the start: an edit had won that was scored on few rows only."""
+    plain, reach = Contestant.losses, Contestant.reach
+
+    def planted(self: Contestant, until: int | None = None) -> Any:
+        edits = self.name.count(";")
+        return plain(self, until) - 9.0 * (edits + (self.name != "start"))
+
+    def reached(self: Contestant, fewest: int) -> int | None:
+        return None if ";" in self.name else reach(self, fewest)
+
+    monkeypatch.setattr(Contestant, "losses", planted)
+    monkeypatch.setattr(Contestant, "reach", reached)
+    notes = notes_of(search(base_of()))
+    assert ";" in notes["rounds"][-1]["winner"]
+    assert notes["not_confirmed"] == [f"{notes['rounds'][-1]['winner']}: budget"]
+    assert notes["confirmed"]["winner"] == notes["rounds"][1]["winner"] != "start"
+    assert notes["confirmed"]["rows"] > 0
+
+
 def test_few_rows_serve_for_both() -> None:
     got = search(base_of(), planted_view(24, 12))
     confirmed = notes_of(got).get("confirmed")

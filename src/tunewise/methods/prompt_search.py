@@ -124,8 +124,10 @@ class _Search:
             "demonstrations", self._with_demonstrations(first), DEMONSTRATIONS_UNTIL
         )
         third = self._race("edits", self._edited(second, first), EDITS_UNTIL)
-        winner = third.winner
-        kept = winner if winner is not None and self._confirmed(winner) else start
+        # An edit that won on few rows may be too dear to confirm; what it was made from is not.
+        winners = [race.winner for race in (third, second, first) if race.winner is not None]
+        winner = next((one for one in winners if one is not start and self._payable(one)), start)
+        kept = winner if winner is not start and self._confirmed(winner) else start
         self.notes["kept"] = kept.name
         shown_rows = len(kept.prompt.demonstrations) + kept.prompt.nearest
         self.notes["demonstrations"] = shown_rows
@@ -296,21 +298,25 @@ class _Search:
                 fresh += self._worded(f"{winner.name}; {name}", each)
         return candidates + fresh
 
+    def _payable(self, winner: Contestant) -> bool:
+        """Score a winner on rows that no race used, where there are any; whether that is paid."""
+        begin, everything = self.race_rows, len(self.rows)
+        if begin == everything:
+            return True
+        until = winner.reach(min(everything, begin + _FEWEST_ROWS_TO_CONFIRM))
+        if until is None:
+            self.notes.setdefault("not_confirmed", []).append(f"{winner.name}: budget")
+            return False
+        winner.extend(until)
+        return True
+
     def _confirmed(self, winner: Contestant) -> bool:
         """Whether the winner beats the start where no race has looked.
 
         The metric, where there is one, must not be below the start's on all rows either.
         """
         start, begin = self.start, self.race_rows
-        if winner is start:
-            return False
         apart = begin < len(self.rows)
-        if apart:
-            until = winner.reach(min(len(self.rows), begin + _FEWEST_ROWS_TO_CONFIRM))
-            if until is None:
-                self.notes["confirmed"] = {"rows": 0, "why": "budget"}
-                return False
-            winner.extend(until)
         count = len(winner.scores)
         ours = winner.losses(count)[begin if apart else 0 :]
         theirs = start.losses(count)[begin if apart else 0 :]
