@@ -95,6 +95,32 @@ def test_a_tie_only_because_seeds_lie_far_apart_is_no_reason_to_take_it() -> Non
     assert any("few_shot is cheaper still" in reason for reason in found.reasons)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "count", "why"),
+    [
+        ((340, 376, 370), 400, "its seeds lie 9.0 points apart"),
+        ((346,), 400, "400 test rows leave"),
+    ],
+)
+def test_why_training_is_not_shown_to_be_better(
+    seeds: tuple[int, ...], count: int, why: str
+) -> None:
+    rows = make_rows(count)
+    # Errors on other rows than the classifier's, so that rows alone leave room for chance.
+    records = [
+        make_record("lora", [0.0] * (count - right) + [1.0] * right, rows, seed=seed)
+        for seed, right in enumerate(seeds)
+    ]
+    records.append(make_record("tfidf", [1.0] * 336 + [0.0] * (count - 336), rows))
+    found = build_comparison(SPEC, records, [], CONTEXT, rows)
+    pair = next(each for each in found.pairs if {each.a, each.b} == {"lora", "tfidf"})
+    assert pair.low < 0 < pair.high
+    told = [line for line in found.recommendation.warnings if "is not shown to be better" in line]
+    assert len(told) == 1
+    assert told[0].startswith("lora is not shown to be better than tfidf: ")
+    assert why in told[0]
+
+
 def test_few_rows_can_tell_a_large_difference() -> None:
     found = planted({"majority": 0.33, "zero_shot": 0.2, "lora": 0.95}, 40).recommendation
     assert (found.method, found.verdict) == ("lora", Verdict.ADAPT)

@@ -37,6 +37,10 @@ from tunewise.adaptation.trainables import TrainablePart
 from tunewise.model.loop import GradientLoop, LoopSettings
 from tunewise.task.render import Renderer
 
+# A trial must be lower by this share of the loss of the one before it, and the method's default
+# comes first: ten steps, judged on some sixty rows, are noisy (docs/log.md).
+_CLEARLY = 0.1
+
 
 @dataclass(slots=True)
 class _State:
@@ -167,7 +171,7 @@ class Training:
         # On fewer rows: rates differ by far more than steps do, and by loss long before the metric.
         verdict = self._verdict(self.trial_judge)
         self._note({"trial": self.loop.step}, verdict)
-        if self.state.trial is None or _lower(verdict, self.state.trial):
+        if self.state.trial is None or _clearly_lower(verdict, self.state.trial):
             self.state.trial, self.state.learning_rate = verdict, rate
             self.winner = (clone_all(self.trainable.parameters), moments_of(self.loop))
 
@@ -258,8 +262,8 @@ class Training:
         return True
 
 
-def _lower(one: Verdict, other: Verdict) -> bool:
-    return one.loss < other.loss or not math.isfinite(other.loss)
+def _clearly_lower(one: Verdict, other: Verdict) -> bool:
+    return one.loss < (1 - _CLEARLY) * other.loss or not math.isfinite(other.loss)
 
 
 def _verdict(stored: dict[str, Any] | None) -> Verdict | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 
 from tunewise.compare.contract import Entry, Pair, Role, Verdict
@@ -135,6 +136,9 @@ def _about(found: Decision, entry: Entry) -> Iterator[str]:
         pair = found.pair(untouched, entry)
         if pair.difference > 0 and is_different(pair):
             yield f"{name} made the base worse: it is below {untouched.method} by {_against(pair)}."
+    if entry.role is Role.TRAINED:
+        for reference in (untouched, found.role(Role.SHALLOW)):
+            yield from _not_shown(found, entry, reference)
     if entry.validation is not None and entry.validation.low > entry.test.high:
         yield (
             f"{name} scores {score_text(entry.validation)} on validation and "
@@ -144,6 +148,28 @@ def _about(found: Decision, entry: Entry) -> Iterator[str]:
     spread = max(entry.seed_values) - min(entry.seed_values)
     if spread > 0.05:
         yield f"The seeds of {name} lie {points(spread)} points apart; use the chosen one."
+
+
+def _not_shown(found: Decision, entry: Entry, reference: Entry | None) -> Iterator[str]:
+    """Why training that scores higher than what trains no model is not shown to be better."""
+    if reference is None:
+        return
+    pair = found.pair(entry, reference)
+    if pair.difference <= 0 or pair.low > 0:
+        return
+    values = entry.seed_values
+    of_rows = pair.row_deviation / math.sqrt(pair.n)
+    of_seeds = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    if of_seeds > of_rows:
+        spread = points(max(values) - min(values))
+        why = f"its seeds lie {spread} points apart, and more of them would tell"
+    else:
+        chance = points(1.96 * of_rows)
+        why = f"{plural(pair.n, 'test row')} leave {chance} points either way to chance"
+    yield (
+        f"{entry.method} is not shown to be better than {reference.method}: {_against(pair)} "
+        f"higher, but {why}."
+    )
 
 
 def would_change(found: Decision) -> Iterator[str]:
