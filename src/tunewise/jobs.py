@@ -33,6 +33,7 @@ Job: TypeAlias = tuple[Method, int]
 Floats: TypeAlias = NDArray[np.float64]
 # Of the budget, for a first look at a method.
 TRIAL_SHARE = 1 / 3
+_TRIAL_SETTINGS = {"judgements": 1, "validation_rows": 64}
 _CHECKPOINTS = "checkpoints"
 # The facts of a fit that its record repeats.
 _COSTS = ("seconds", "forward_tokens", "backward_tokens", "flops")
@@ -101,7 +102,13 @@ class Jobs:
     def try_out(self, method: Method, seed: int, *, start: Adaptation | None = None) -> None:
         """Fit with a part of the budget, and store apart from the run's own fits; see `fit`."""
         place = self._place(method, seed, trial=True)
-        self._fit(place, (method, seed), int(TRIAL_SHARE * self.budget), start)
+        # Judged as often as a whole fit, most of a trial would be judging.
+        known, plain = method.Settings.model_fields, self.settings[method.name]
+        settings = plain.model_copy(
+            update={name: value for name, value in _TRIAL_SETTINGS.items() if name in known}
+        )
+        budget = int(TRIAL_SHARE * self.budget)
+        self._fit(place, (method, seed), budget, start, settings=settings)
 
     def go_on(self, method: Method, seed: int) -> None:
         """Fit with what its trial has left of the budget, from where the trial ended.
@@ -203,7 +210,9 @@ class Jobs:
         job: Job,
         budget: int,
         start: Adaptation | None,
+        *,
         before: Mapping[str, Any] | None = None,
+        settings: Any = None,
     ) -> None:
         """Fit and store, after a piece that is done already where its facts are given."""
         if place.is_there:
@@ -213,7 +222,7 @@ class Jobs:
             fitted = fit(
                 self.ground,
                 method,
-                self.settings[method.name],
+                self.settings[method.name] if settings is None else settings,
                 seed=seed,
                 budget=budget,
                 checkpoint=place.checkpoint,
