@@ -1,10 +1,9 @@
 """Climbing the ladder instead of fitting everything: from the cheapest rung up, while it pays.
 
-A rung is a kind of part. Its methods are tried one after the other, those that train from the best
-text prompt found so far. Each has a trial with a part of its budget. Where even a gain one standard
-error above what the trial shows would not pay, it goes; the others have the rest. Two rungs of
-training in a row without a gain end the climb. What cannot be told from the best on validation rows
-is fitted with the other seeds too. Test rows play no part.
+A rung is a kind of part. Its methods are fitted one after the other with the first seed, those that
+train from the best text prompt found so far. Two rungs of training in a row without a gain end the
+climb. What cannot be told from the best on validation rows is fitted with the other seeds too. Test
+rows play no part.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ from itertools import groupby
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.compare.entries import PROMPT_PART, rung
 from tunewise.errors import BudgetTooSmallError
-from tunewise.jobs import TRIAL_SHARE, Floats, Job, Jobs
+from tunewise.jobs import Floats, Job, Jobs
 from tunewise.measure.records import SkippedMethod
-from tunewise.methods._chain import Chain
 from tunewise.methods._contract import Method
 from tunewise.numerics.racing import paired_error
 
@@ -64,12 +62,6 @@ def gains(scores: Floats, before: Floats) -> bool:
     return bool(gain.mean() >= max(LEAST_GAIN, paired_error(gain)))
 
 
-def may_gain(scores: Floats, before: Floats) -> bool:
-    """Whether a method may still pay, when what its trial shows is taken at its best."""
-    gain = scores - before
-    return bool(gain.mean() + paired_error(gain) >= LEAST_GAIN)
-
-
 def _rung(method: Method) -> int:
     return rung(method.produces)
 
@@ -101,10 +93,7 @@ class _Climb:
         """
         seed = self.seeds[method.name][0]
         try:
-            tried = self._try_out(method, seed)
-            if tried and not self._may_gain(method, seed):
-                return False
-            self._fit(method, seed, tried)
+            self._fit(method, seed)
         except BudgetTooSmallError as error:
             self.left_out[method.name] = SkippedMethod.because(method.name, error)
             return None
@@ -147,64 +136,29 @@ class _Climb:
                 continue
             for seed in self.seeds[method.name][1:]:
                 try:
-                    self._fit(method, seed, self._try_out(method, seed))
+                    self._fit(method, seed)
                 except BudgetTooSmallError:
                     # A seed draws its own rows, and may miss a budget that another just met.
                     continue
                 self.done[method.name].append(seed)
 
-    def _may_gain(self, method: Method, seed: int) -> bool:
-        """Whether a method gets the rest of its budget, by its trial."""
-        scores = self.jobs.validated(method, seed, self._counted(method), trial=True)
-        if self.best is None or may_gain(scores, self.scores[self.best.name]):
-            return True
-        told = self._say(method, scores, "left there", trial=True)
-        self.left_out[method.name] = SkippedMethod(method.name, told)
-        return False
-
     def _start(self, method: Method) -> Adaptation | None:
         # A search of prompts begins anew: what it starts from would be what it is compared with.
         return self.prompt if _rung(method) > _TEXT else None
 
-    def _try_out(self, method: Method, seed: int) -> bool:
-        """Fit a trial where there can be one; whether there was.
-
-        Only training goes on from where it stopped: a search, and so a chain that holds one, would
-        begin anew, and an exact number of steps is not to be taken twice.
-        """
-        exact = getattr(self.jobs.settings[method.name], "steps", None) is not None
-        if self.best is None or exact or not method.needs.gradients or isinstance(method, Chain):
-            return False
-        self._begin(method, seed, "trying")
-        try:
-            self.jobs.try_out(method, seed, start=self._start(method))
-        except BudgetTooSmallError:
-            # A part of the budget pays for nothing; all of it may.
-            return False
-        return True
-
-    def _fit(self, method: Method, seed: int, tried: bool) -> None:
-        self._begin(method, seed, "fitting")
-        if tried:
-            self.jobs.go_on(method, seed)
-        else:
-            self.jobs.fit(method, seed, start=self._start(method))
+    def _fit(self, method: Method, seed: int) -> None:
+        told = f"fitting {method.name}, seed {seed}"
+        self.jobs.reporter.begin(told, *self._counted(method))
+        self.jobs.fit(method, seed, start=self._start(method))
 
     def _counted(self, method: Method) -> tuple[int, int]:
         return 1 + self.methods.index(method), len(self.methods)
 
-    def _begin(self, method: Method, seed: int, doing: str) -> None:
-        told = f"{doing} {method.name}, seed {seed}"
-        self.jobs.reporter.begin(told, *self._counted(method))
-
-    def _say(self, method: Method, scores: Floats, verdict: str, *, trial: bool = False) -> str:
+    def _say(self, method: Method, scores: Floats, verdict: str) -> None:
         """Tell the reporter how a method did beside the best one before it."""
         best = "" if self.best is None else self.best.name
         before = self.scores[best]
-        share = f" with {TRIAL_SHARE:.0%} of the budget" if trial else ""
-        text = (
-            f"{100 * scores.mean():.1f}{share} on {len(scores)} validation rows, "
+        self.jobs.reporter.say(
+            f"{method.name}: {100 * scores.mean():.1f} on {len(scores)} validation rows, "
             f"{best} {100 * before.mean():.1f}: {verdict}"
         )
-        self.jobs.reporter.say(f"{method.name}: {text}")
-        return text

@@ -1,7 +1,7 @@
 """The fits of one run: each is fitted, stored and measured once, in the run's folder.
 
     adaptations/NAME   what a fit found        fits/NAME.json      what it cost, written last
-    trials/NAME        the same of a trial     records/NAME.json   its answers to all rows
+                                               records/NAME.json   its answers to all rows
 
 A fit is there once its facts are; whoever asks for it again is given what is there.
 """
@@ -25,19 +25,21 @@ from tunewise.measure.files import read_json, read_record, write_json, write_rec
 from tunewise.measure.records import FitRecord
 from tunewise.methods._chain import ARROW
 from tunewise.methods._contract import Method
-from tunewise.model.log import FitLog
 from tunewise.steps import Ground, Reporter, fit, fit_facts, measure
 from tunewise.task.types import Row
 
 Job: TypeAlias = tuple[Method, int]
 Floats: TypeAlias = NDArray[np.float64]
-# Of the budget, for a first look at a method.
-TRIAL_SHARE = 1 / 3
-_TRIAL_SETTINGS = {"judgements": 1, "validation_rows": 64}
 _CHECKPOINTS = "checkpoints"
 # The facts of a fit that its record repeats.
-_COSTS = ("seconds", "forward_tokens", "backward_tokens", "flops")
-_REPEATED = (*_COSTS, "peak_bytes", "trainable_parameters")
+_REPEATED = (
+    "seconds",
+    "forward_tokens",
+    "backward_tokens",
+    "flops",
+    "peak_bytes",
+    "trainable_parameters",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,47 +99,43 @@ class Jobs:
         Raises:
             BudgetTooSmallError: the budget does not pay for it.
         """
-        self._fit(self._place(method, seed), (method, seed), self.budget, start)
-
-    def try_out(self, method: Method, seed: int, *, start: Adaptation | None = None) -> None:
-        """Fit with a part of the budget, and store apart from the run's own fits; see `fit`."""
-        place = self._place(method, seed, trial=True)
-        # Judged as often as a whole fit, most of a trial would be judging.
-        known, plain = method.Settings.model_fields, self.settings[method.name]
-        settings = plain.model_copy(
-            update={name: value for name, value in _TRIAL_SETTINGS.items() if name in known}
-        )
-        budget = int(TRIAL_SHARE * self.budget)
-        self._fit(place, (method, seed), budget, start, settings=settings)
-
-    def go_on(self, method: Method, seed: int) -> None:
-        """Fit with what its trial has left of the budget, from where the trial ended.
-
-        What is stored is the fit as a whole: the trial's cost and curve are in it.
-        """
-        trial, place = self._place(method, seed, trial=True), self._place(method, seed)
-        told = trial.told()
-        rest = self.budget - told["forward_tokens"] - told["backward_tokens"]
-        self._fit(place, (method, seed), rest, self._load(trial), before=told)
+        place = self._place(method, seed)
+        if place.is_there:
+            return
+        try:
+            fitted = fit(
+                self.ground,
+                method,
+                self.settings[method.name],
+                seed=seed,
+                budget=self.budget,
+                checkpoint=place.checkpoint,
+                start=start,
+                reporter=self.reporter,
+            )
+        except BudgetTooSmallError:
+            clear_state(place.checkpoint)
+            raise
+        save(fitted.adaptation, place.folder)
+        began_at = None if start is None else start.provenance.method
+        write_json(place.facts, fit_facts(fitted) | {"began_at": began_at})
+        clear_state(place.checkpoint)
 
     def found(self, method: Method, seed: int) -> Adaptation:
         """What the fit found."""
         return self._load(self._place(method, seed))
 
-    def validated(
-        self, method: Method, seed: int, counted: tuple[int, int], *, trial: bool = False
-    ) -> Floats:
+    def validated(self, method: Method, seed: int, counted: tuple[int, int]) -> Floats:
         """Scores on all validation rows of what a fit found; stored.
 
         Args:
             method, seed: which fit.
             counted: for the reporter: the number of this piece of work, and of how many.
-            trial: whether the fit's trial is asked for.
 
         Returns:
             (n,), 0 to 1.
         """
-        place = self._place(method, seed, trial=trial)
+        place = self._place(method, seed)
         scores = place.facts.with_suffix(".validation.json")
         stored = read_json(scores)
         if stored is None:
@@ -189,13 +187,12 @@ class Jobs:
         write_record(self._record(method, seed), record)
         return record
 
-    def _place(self, method: Method, seed: int, *, trial: bool = False) -> _Place:
+    def _place(self, method: Method, seed: int) -> _Place:
         name = _name(method, seed)
-        folder, facts = ("trials", "trials") if trial else ("adaptations", "fits")
         return _Place(
-            self.out / folder / name,
-            self.out / facts / f"{name}.json",
-            self.out / _CHECKPOINTS / (f"{name}-trial" if trial else name),
+            self.out / "adaptations" / name,
+            self.out / "fits" / f"{name}.json",
+            self.out / _CHECKPOINTS / name,
         )
 
     def _record(self, method: Method, seed: int) -> Path:
@@ -204,55 +201,7 @@ class Jobs:
     def _load(self, place: _Place) -> Adaptation:
         return load(place.folder, base_fingerprint=self.ground.base.fingerprint)
 
-    def _fit(
-        self,
-        place: _Place,
-        job: Job,
-        budget: int,
-        start: Adaptation | None,
-        *,
-        before: Mapping[str, Any] | None = None,
-        settings: Any = None,
-    ) -> None:
-        """Fit and store, after a piece that is done already where its facts are given."""
-        if place.is_there:
-            return
-        method, seed = job
-        try:
-            fitted = fit(
-                self.ground,
-                method,
-                self.settings[method.name] if settings is None else settings,
-                seed=seed,
-                budget=budget,
-                checkpoint=place.checkpoint,
-                start=start,
-                reporter=self.reporter,
-            )
-        except BudgetTooSmallError:
-            clear_state(place.checkpoint)
-            raise
-        save(fitted.adaptation, place.folder)
-        facts = fit_facts(fitted)
-        facts["began_at"] = None if start is None else start.provenance.method
-        write_json(place.facts, facts if before is None else _joined(before, facts))
-        clear_state(place.checkpoint)
-
 
 def _name(method: Method, seed: int) -> str:
     """An arrow is no letter of a file's name everywhere."""
     return f"{method.name.replace(ARROW, '-then-')}-seed{seed}"
-
-
-def _joined(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a fit that was made in two pieces."""
-    log, rest = FitLog(), FitLog()
-    log.take(first)
-    rest.take(later)
-    log.append(rest)
-    return {
-        **{name: first[name] + later[name] for name in _COSTS},
-        "peak_bytes": max(first["peak_bytes"], later["peak_bytes"]),
-        "began_at": first["began_at"],
-        **log.facts(),
-    }

@@ -11,10 +11,10 @@ from tunewise.measure.files import read_json, write_json
 _CLAIM = "run.json"
 # What a kill in the middle of the very first write leaves.
 _HALF_CLAIM = f".{_CLAIM}.new"
-_FITTED = ("adaptations", "trials")
+_FITTED = "adaptations"
 # What stands in the folder of a run in which nothing is fitted yet.
 _BEGUN_FILES = (_CLAIM, "started.json", "data_check.json")
-_BEGUN_FOLDERS = ("checkpoints", "fits", *_FITTED)
+_BEGUN_FOLDERS = ("checkpoints", "fits", _FITTED)
 _EXPECTED = "a new or empty folder, or that of the same run"
 
 
@@ -64,7 +64,7 @@ def release(folder: Path, *, keep: bool) -> None:
         folder: empty or absent before it was claimed.
         keep: whether the folder itself was there before.
     """
-    if any(any((folder / name).glob("*")) for name in _FITTED):
+    if any((folder / _FITTED).glob("*")):
         return
     for name in _BEGUN_FILES:
         (folder / name).unlink(missing_ok=True)
