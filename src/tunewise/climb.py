@@ -14,10 +14,10 @@ from itertools import groupby
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.compare.entries import PROMPT_PART, rung
 from tunewise.errors import BudgetTooSmallError
-from tunewise.jobs import Floats, Job, Jobs
+from tunewise.jobs import Job, Jobs
 from tunewise.measure.records import SkippedMethod
 from tunewise.methods._contract import Method
-from tunewise.numerics.racing import paired_error
+from tunewise.numerics.racing import Floats, paired_error
 
 # What a dearer method must bring on validation rows, in the metric's own unit of 0 to 1.
 LEAST_GAIN = 0.01
@@ -104,8 +104,13 @@ class _Climb:
         scores = self.jobs.validated(method, seed, self._counted(method))
         self.scores[method.name] = scores
         if self.best is not None:
-            pays = gains(scores, self.scores[self.best.name])
-            self._say(method, scores, "a gain that pays" if pays else "no gain that pays")
+            before = self.scores[self.best.name]
+            pays = gains(scores, before)
+            self.jobs.reporter.say(
+                f"{method.name}: {100 * scores.mean():.1f} on {len(scores)} validation rows, "
+                f"{self.best.name} {100 * before.mean():.1f}: "
+                f"{'a gain' if pays else 'no gain'} that pays"
+            )
             if not pays:
                 return False
         self.best = method
@@ -153,12 +158,3 @@ class _Climb:
 
     def _counted(self, method: Method) -> tuple[int, int]:
         return 1 + self.methods.index(method), len(self.methods)
-
-    def _say(self, method: Method, scores: Floats, verdict: str) -> None:
-        """Tell the reporter how a method did beside the best one before it."""
-        best = "" if self.best is None else self.best.name
-        before = self.scores[best]
-        self.jobs.reporter.say(
-            f"{method.name}: {100 * scores.mean():.1f} on {len(scores)} validation rows, "
-            f"{best} {100 * before.mean():.1f}: {verdict}"
-        )

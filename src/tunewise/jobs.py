@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.checkpoint import clear_state
@@ -25,11 +24,11 @@ from tunewise.measure.files import read_json, read_record, write_json, write_rec
 from tunewise.measure.records import FitRecord
 from tunewise.methods._chain import ARROW
 from tunewise.methods._contract import Method
+from tunewise.numerics.racing import Floats
 from tunewise.steps import Ground, Reporter, fit, fit_facts, measure
 from tunewise.task.types import Row
 
 Job: TypeAlias = tuple[Method, int]
-Floats: TypeAlias = NDArray[np.float64]
 _CHECKPOINTS = "checkpoints"
 # The facts of a fit that its record repeats.
 _REPEATED = (
