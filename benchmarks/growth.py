@@ -19,11 +19,12 @@ from benchmarks.gate import Gate
 from benchmarks.jobs import Job
 from benchmarks.workloads import BATCH
 from tunewise.adaptation.trainables import FrozenPrefix, VirtualTokens
+from tunewise.model.answers import Example
 from tunewise.model.attention import MOST_SCORES
 from tunewise.model.base import Base
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
-from tunewise.model.loop import Example, GradientLoop, LoopSettings
+from tunewise.model.loop import GradientLoop, LoopSettings
 from tunewise.model.prefix import EMPTY_PREFIX
 from tunewise.model.score import label_log_probabilities
 from tunewise.task.options import TaskOptions

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunewise.adaptation.judge import example
 from tunewise.adaptation.readout import label_sequences
-from tunewise.model.loop import Example
+from tunewise.model.answers import Example
 from tunewise.task.options import TaskOptions
 from tunewise.task.prompt import Demonstration, PromptText
 from tunewise.task.render import Renderer

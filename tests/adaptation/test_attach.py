@@ -178,7 +178,10 @@ def test_all_parts_before_the_text_in_their_order(architecture: str, replaces: b
     padded = pad_rows([row], base.device, left=False)
     with torch.no_grad():
         got = selected_logits(
-            base, prefix, row_inputs(base, prefix, padded), padded.mask.nonzero(as_tuple=True)
+            base,
+            prefix,
+            row_inputs(base, prefix.length, padded),
+            padded.mask.nonzero(as_tuple=True),
         )
         before = torch.cat(
             [token_embeddings(base, first)[0], virtual]

@@ -49,7 +49,7 @@ def test_peft_computes_the_same_logits(
             ours = selected_logits(
                 base,
                 readout.prefix,
-                row_inputs(base, readout.prefix, padded),
+                row_inputs(base, readout.prefix.length, padded),
                 padded.mask.nonzero(as_tuple=True),
             )
     with_text = torch.tensor([renderer.shared_tokens + own])

@@ -14,7 +14,7 @@ from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import example, label_frequencies, sample_rows
 from tunewise.adaptation.race import SHARED_PRICE, Contestant, affordable, race
 from tunewise.adaptation.readout import Readout
-from tunewise.model.loop import mean_answer_loss
+from tunewise.model.answers import mean_answer_loss
 from tunewise.numerics.calibration import batch_bias, cross_entropy
 from tunewise.task.prompt import Demonstration, PromptText
 from tunewise.task.render import Renderer

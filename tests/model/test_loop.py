@@ -12,18 +12,12 @@ from tests.laws.fitting import base_of, counted_positions, plain_answer_loss
 
 from tunewise.adaptation.trainables import FrozenPrefix, VirtualTokens, Weights, writable_weights
 from tunewise.errors import BudgetExceededError
+from tunewise.model.answers import Example, judged_positions, mean_answer_loss
 from tunewise.model.base import Base
 from tunewise.model.forward import has_plain_head, packable
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
-from tunewise.model.loop import (
-    BatchOrder,
-    Example,
-    GradientLoop,
-    LoopSettings,
-    judged_positions,
-    mean_answer_loss,
-)
+from tunewise.model.loop import BatchOrder, GradientLoop, LoopSettings
 from tunewise.model.prefix import EMPTY_PREFIX
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer

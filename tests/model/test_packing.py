@@ -41,7 +41,7 @@ def run(base: Base, prefix: SharedPrefix, *, packed: bool) -> Tensor:
     """Logits at all real tokens."""
     padded = pad_rows(ROWS, base.device, left=False)
     select = padded.mask.nonzero(as_tuple=True)
-    inputs = row_inputs(base, prefix, padded)
+    inputs = row_inputs(base, prefix.length, padded)
     return selected_logits(base, prefix, inputs, select, padded.mask if packed else None)
 
 

@@ -14,7 +14,7 @@ import torch
 from tests.laws.fitting import ALL_ARCHITECTURES, WINDOW, base_of, plain_answer_loss, plain_logits
 from torch import Tensor
 
-from tunewise.adaptation.attach import lower
+from tunewise.adaptation.attach import prefix_inputs
 from tunewise.adaptation.trainables import (
     FrozenPrefix,
     KVPrefix,
@@ -24,11 +24,12 @@ from tunewise.adaptation.trainables import (
     low_rank_layers,
     writable_weights,
 )
+from tunewise.model.answers import Example, answer_loss
 from tunewise.model.base import Base
 from tunewise.model.forward import pad_rows, row_inputs, selected_logits
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
-from tunewise.model.loop import Example, GradientLoop, LoopSettings, answer_loss
+from tunewise.model.loop import GradientLoop, LoopSettings
 from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix, compute_prefix, token_embeddings
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
@@ -192,7 +193,7 @@ def test_gradients_by_finite_differences(
             }
 
         def loss() -> Tensor:
-            return answer_loss(base, trainable.prefix(), examples)
+            return answer_loss(base, trainable.prefix_inputs().lower(base), examples)
 
         leaves = list(trainable.parameters.values())
         gradients = torch.autograd.grad(loss(), leaves)
@@ -222,10 +223,10 @@ def test_logits_are_the_same_with_left_right_and_no_padding(
     rows = [renderer.row_tokens(text) for text in INPUTS]
     assert len({len(row) for row in rows}) > 1
     with torch.no_grad():
-        prefix = lower(base, renderer, virtual=virtual_start(base))
+        prefix = prefix_inputs(base, renderer, virtual=virtual_start(base)).lower(base)
         padded = pad_rows(rows, base.device, left=left)
         place = padded.mask.nonzero(as_tuple=True)
-        got = selected_logits(base, prefix, row_inputs(base, prefix, padded), place)
+        got = selected_logits(base, prefix, row_inputs(base, prefix.length, padded), place)
         slow = [
             plain_logits(base, renderer.shared_tokens + row, before=virtual_start(base))[
                 -len(row) :
@@ -243,7 +244,7 @@ def test_an_empty_prefix(architecture: str, left: bool) -> None:
     padded = pad_rows(rows, base.device, left=left)
     with torch.no_grad():
         place = padded.mask.nonzero(as_tuple=True)
-        got = selected_logits(base, EMPTY_PREFIX, row_inputs(base, EMPTY_PREFIX, padded), place)
+        got = selected_logits(base, EMPTY_PREFIX, row_inputs(base, 0, padded), place)
         slow = torch.cat([plain_logits(base, row) for row in rows])
     torch.testing.assert_close(got, slow, atol=1e-4, rtol=1e-4)
     assert EMPTY_PREFIX.length == 0
@@ -272,7 +273,7 @@ def test_a_prefix_serves_many_batches_unchanged() -> None:
         padded = pad_rows([(4, 5), (6,)], base.device, left=False)
         for _ in range(2):
             index = (torch.tensor([0]), torch.tensor([1]))
-            selected_logits(base, prefix, row_inputs(base, prefix, padded), index)
+            selected_logits(base, prefix, row_inputs(base, prefix.length, padded), index)
     assert prefix.length == 3
     assert all(a.equal(b) for a, b in zip(before, prefix.tensors(), strict=True))
 
@@ -289,7 +290,7 @@ def test_a_head_that_does_more_than_one_product(head: str) -> None:
     with torch.no_grad():
         prefix = compute_prefix(base, token_embeddings(base, (9, 8, 7)))
         place = padded.mask.nonzero(as_tuple=True)
-        got = selected_logits(base, prefix, row_inputs(base, prefix, padded), place)
+        got = selected_logits(base, prefix, row_inputs(base, prefix.length, padded), place)
         slow = torch.cat([plain_logits(base, (9, 8, 7, *row))[3:] for row in rows])
     torch.testing.assert_close(got, slow, atol=1e-5, rtol=1e-4)
 

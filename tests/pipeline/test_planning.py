@@ -14,9 +14,9 @@ from tests.cli.planted import summaries, two_labels, write_rows
 from tunewise.methods._contract import Method, parse_settings
 from tunewise.methods._registry import discover_methods, find_method
 from tunewise.model import calibrate
+from tunewise.model.answers import Example
 from tunewise.model.calibrate import seconds_per_position, spread
 from tunewise.model.checksum import weights_checksum
-from tunewise.model.loop import Example
 from tunewise.planning.pace import Paces, PlannedTask
 from tunewise.planning.plan import answer_work, plan_run
 from tunewise.planning.records import JobPlan, RunPlan

@@ -27,7 +27,7 @@ from tunewise.adaptation.parts import (
 from tunewise.adaptation.peft_format import injected_names
 from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
-from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix, compute_prefix, token_embeddings
+from tunewise.model.prefix import EMPTY_PREFIX, PrefixInputs, SharedPrefix, token_embeddings
 from tunewise.task.render import Renderer
 
 ADAPTER = "default"
@@ -170,15 +170,15 @@ def _load_low_rank(base: Base, tensors: Any, load: Any) -> None:
         )
 
 
-def lower(
+def prefix_inputs(
     base: Base,
     renderer: Renderer,
     *,
     virtual: Tensor | None = None,
     positions: SharedPrefix = EMPTY_PREFIX,
     replaces_shared_text: bool = False,
-) -> SharedPrefix:
-    """Everything that stands before the rows, as one shared prefix.
+) -> PrefixInputs:
+    """What everything that stands before the rows is computed from.
 
     The order is: trained keys and values, virtual tokens, the prompt's shared text.
 
@@ -194,13 +194,11 @@ def lower(
         pieces.append(virtual[None].to(base.dtype))
     if renderer.shared_tokens and not replaces_shared_text:
         pieces.append(token_embeddings(base, renderer.shared_tokens))
-    if not pieces:
-        return positions
-    return compute_prefix(base, torch.cat(pieces, dim=1), after=positions)
+    return PrefixInputs(torch.cat(pieces, dim=1) if pieces else None, positions)
 
 
 def lower_parts(base: Base, renderer: Renderer, parts: Sequence[Part]) -> SharedPrefix:
-    """`lower` for stored parts; no gradients."""
+    """Everything of stored parts that stands before the rows, as one prefix; no gradients."""
     virtual, positions = None, EMPTY_PREFIX
     for part in parts:
         if isinstance(part, VirtualTokensPart):
@@ -208,13 +206,14 @@ def lower_parts(base: Base, renderer: Renderer, parts: Sequence[Part]) -> Shared
         elif isinstance(part, KVPrefixPart):
             positions = prefix_of(part, base)
     with torch.no_grad():
-        return lower(
+        inputs = prefix_inputs(
             base,
             renderer,
             virtual=virtual,
             positions=positions,
             replaces_shared_text=text_replaced(parts),
         )
+        return inputs.lower(base)
 
 
 def computed_positions(renderer: Renderer, parts: Sequence[Part]) -> int:

@@ -17,7 +17,7 @@ from tunewise.adaptation.readout import (
     default_decoding,
     label_sequences,
 )
-from tunewise.model.loop import Example, judged_positions, mean_answer_loss
+from tunewise.model.answers import Example, judged_positions, mean_answer_loss
 from tunewise.model.prefix import SharedPrefix
 from tunewise.model.score import scoring_positions
 from tunewise.numerics.calibration import Floats, cross_entropy

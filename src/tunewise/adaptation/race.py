@@ -20,8 +20,8 @@ from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Verdict, example, label_frequencies, label_verdict
 from tunewise.adaptation.parts import Part
 from tunewise.adaptation.readout import Readout, default_decoding, label_sequences
+from tunewise.model.answers import answer_losses, judged_positions
 from tunewise.model.ledger import Ledger
-from tunewise.model.loop import answer_losses, judged_positions
 from tunewise.model.prefix import SharedPrefix
 from tunewise.model.score import scoring_positions
 from tunewise.numerics.calibration import Floats, batch_bias, row_cross_entropies

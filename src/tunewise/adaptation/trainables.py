@@ -17,7 +17,7 @@ from tunewise.adaptation.attach import (
     ADAPTER,
     LowRankLayers,
     low_rank_attached,
-    lower,
+    prefix_inputs,
     prefix_of,
 )
 from tunewise.adaptation.parts import (
@@ -32,7 +32,7 @@ from tunewise.adaptation.peft_format import low_rank_part
 from tunewise.model.base import Base
 from tunewise.model.layers import share_with_gradients
 from tunewise.model.loop import Trainable
-from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix
+from tunewise.model.prefix import EMPTY_PREFIX, PrefixInputs, SharedPrefix
 from tunewise.task.render import Renderer
 
 
@@ -72,21 +72,21 @@ class FrozenPrefix:
         """Positions of the shared text; none where it is replaced, here or by what is trained."""
         return 0 if replaced or self.replaces else len(self.renderer.shared_tokens)
 
-    def lower(
+    def inputs(
         self,
         *,
         virtual: Tensor | None = None,
         positions: SharedPrefix | None = None,
         replaces_shared_text: bool = False,
-    ) -> SharedPrefix:
-        """The shared prefix, through the base as it stands now.
+    ) -> PrefixInputs:
+        """What the shared prefix is computed from.
 
         Args:
             virtual: (k, D) trained virtual tokens in place of the frozen ones.
             positions: trained keys and values in place of the frozen ones.
             replaces_shared_text: whether what is trained stands in place of the shared text.
         """
-        return lower(
+        return prefix_inputs(
             self.base,
             self.renderer,
             virtual=self.virtual if virtual is None else virtual,
@@ -147,9 +147,9 @@ class VirtualTokens:
         hidden = torch.relu((plain / self._scale) @ self.parameters["down"].T)
         return plain + self._scale * (hidden @ self.parameters["up"].T)
 
-    def prefix(self) -> SharedPrefix:
-        """See `Trainable.prefix`."""
-        return self.frozen.lower(virtual=self.embeddings(), replaces_shared_text=self.replaces)
+    def prefix_inputs(self) -> PrefixInputs:
+        """See `Trainable.prefix_inputs`."""
+        return self.frozen.inputs(virtual=self.embeddings(), replaces_shared_text=self.replaces)
 
     def collect_gradients(self) -> None:
         """Gradients arise on the leaves themselves."""
@@ -190,12 +190,12 @@ class KVPrefix:
         rest = 0 if virtual is None else int(virtual.shape[0])
         return rest + self.frozen.text_positions(self.replaces)
 
-    def prefix(self) -> SharedPrefix:
-        """See `Trainable.prefix`."""
+    def prefix_inputs(self) -> PrefixInputs:
+        """See `Trainable.prefix_inputs`."""
         dtype = self.frozen.base.dtype
         tensors = [leaf[None].to(dtype) for leaf in self.parameters.values()]
         positions = self._initial.with_tensors(tensors)
-        return self.frozen.lower(positions=positions, replaces_shared_text=self.replaces)
+        return self.frozen.inputs(positions=positions, replaces_shared_text=self.replaces)
 
     def collect_gradients(self) -> None:
         """Gradients arise on the leaves themselves."""
@@ -269,9 +269,9 @@ class LowRank(Masters):
         """The shared text runs through the changed layers at every step."""
         return self.frozen.computed_positions
 
-    def prefix(self) -> SharedPrefix:
-        """See `Trainable.prefix`."""
-        return self.frozen.lower()
+    def prefix_inputs(self) -> PrefixInputs:
+        """See `Trainable.prefix_inputs`."""
+        return self.frozen.inputs()
 
     def part(self) -> LowRankPart:
         """See `TrainablePart.part`."""
@@ -305,9 +305,9 @@ class Weights(Masters):
         """The shared text runs through the changed layers at every step."""
         return self.frozen.computed_positions
 
-    def prefix(self) -> SharedPrefix:
-        """See `Trainable.prefix`."""
-        return self.frozen.lower()
+    def prefix_inputs(self) -> PrefixInputs:
+        """See `Trainable.prefix_inputs`."""
+        return self.frozen.inputs()
 
     def part(self) -> WeightsPart:
         """See `TrainablePart.part`."""

@@ -187,7 +187,7 @@ class Training:
     def _verdict(self, judge: Judge) -> Verdict:
         with torch.no_grad():
             self.context.ledger.charge(forward=self.trainable.prefix_positions)
-            return judge.verdict(self.trainable.prefix())
+            return judge.verdict(self.trainable.prefix_inputs().lower(self.context.base))
 
     def _note(self, when: dict[str, Any], verdict: Verdict) -> None:
         rate = self.loop.settings.learning_rate

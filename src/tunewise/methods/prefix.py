@@ -84,7 +84,7 @@ class Prefix:
                 frozen = FrozenPrefix(base, renderer, parts)
                 _charge(context, frozen.computed_positions)
                 others = tuple(part for part in parts if part.kind not in before)
-                return frozen.lower(), others
+                return frozen.inputs().lower(base), others
             text = renderer.shared_tokens or tuple(
                 base.tokenizer.encode(
                     " ".join([*context.view.spec.labels, context.view.spec.instruction]),

@@ -48,7 +48,8 @@ def attention_forward(
 
     Args:
         module: the layer; not looked at.
-        query: (B, H, T, head width); (1, H, N, head width) where rows are packed.
+        query: (B, H, T, head width); (1, H, N, head width) where rows are packed, or
+            (1, H, L+N, head width) where the last L of the P prefix positions run along.
         key: (B, K, S, head width), K key/value heads; K divides H. Where rows are packed,
             (1, K, P+N, head width).
         value: as `key`.
@@ -59,7 +60,7 @@ def attention_forward(
         others: further settings of the architecture.
 
     Returns:
-        (B, T, H, head width), or (1, N, H, head width) where rows are packed; and no weights.
+        (B, T, H, head width), or (1, L+N, H, head width) where rows are packed; and no weights.
 
     Raises:
         ConfigError: the architecture has attention sinks, which are not supported.
@@ -69,10 +70,16 @@ def attention_forward(
     packing = present_packing()
     if packing is None:
         return _attend(query, key, value, attention_mask, scaling, softcap), None
+    first, query = packing.split(query)
+    (key_ahead, key), (value_ahead, value) = packing.split(key), packing.split(value)
     padded = packing.pad(query.transpose(1, 2)).transpose(1, 2)
-    key, value = packing.beside_rows(key), packing.beside_rows(value)
-    mixed = _attend(padded, key, value, attention_mask, scaling, softcap)
-    return packing.pack(mixed), None
+    keys, values = packing.beside_rows(key_ahead, key), packing.beside_rows(value_ahead, value)
+    mixed = packing.pack(_attend(padded, keys, values, attention_mask, scaling, softcap))
+    if first.shape[2] == 0:
+        return mixed, None
+    # The prefix runs along with the rows (joined.py) and sees only itself.
+    prefix = _attend(first, key_ahead, value_ahead, None, scaling, softcap)
+    return torch.cat([prefix, mixed], dim=1), None
 
 
 def _attend(
@@ -94,13 +101,15 @@ def _attend(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=True
         )
         return fused.transpose(1, 2)
-    stacked = query.reshape(rows, groups, -1, width)
-    scores = (stacked @ key.transpose(2, 3)).view(rows, groups, -1, tokens, length) * scale
+    # The queries are scaled, which are fewer numbers than the scores.
+    stacked = (query * scale).reshape(rows, groups, -1, width)
+    scores = (stacked @ key.transpose(2, 3)).view(rows, groups, -1, tokens, length)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
         scores = scores + attention_mask[:, :, None, :, :length]
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    # Sums up in float32 by itself, whatever the dtype.
+    weights = torch.softmax(scores, dim=-1)
     mixed = weights.view(rows, groups, -1, length) @ value
     return mixed.view(rows, heads, tokens, -1).transpose(1, 2)
 

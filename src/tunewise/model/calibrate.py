@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tunewise.model.answers import Example, mean_answer_loss
 from tunewise.model.base import Base
 from tunewise.model.decode import decode
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
-from tunewise.model.loop import Example, GradientLoop, LoopSettings, Trainable, mean_answer_loss
-from tunewise.model.prefix import SharedPrefix, compute_prefix, token_embeddings
+from tunewise.model.loop import GradientLoop, LoopSettings, Trainable
+from tunewise.model.prefix import PrefixInputs, SharedPrefix, compute_prefix, token_embeddings
 from tunewise.model.score import label_log_probabilities
 
 Clock = Callable[[], float]
@@ -189,20 +190,20 @@ class AllWeights:
 
     Args:
         base: the base; inside `all_weights` only.
-        lower: computes the prefix.
-        positions: positions that it computes.
+        inputs: what the prefix is computed from.
+        positions: positions of the prefix that are computed.
     """
 
     backward_passes = 2.0
 
-    def __init__(self, base: Base, lower: Callable[[], SharedPrefix], positions: int) -> None:
+    def __init__(self, base: Base, inputs: Callable[[], PrefixInputs], positions: int) -> None:
         self.parameters = {"nothing": torch.zeros(1, requires_grad=True)}
         self.prefix_positions = positions
-        self._base, self._lower = base, lower
+        self._base, self._inputs = base, inputs
 
-    def prefix(self) -> SharedPrefix:
-        """See `Trainable.prefix`."""
-        return self._lower()
+    def prefix_inputs(self) -> PrefixInputs:
+        """See `Trainable.prefix_inputs`."""
+        return self._inputs()
 
     def collect_gradients(self) -> None:
         """Let go of them."""
@@ -215,12 +216,12 @@ class AllWeights:
 
 @contextmanager
 def all_weights(
-    base: Base, lower: Callable[[], SharedPrefix], positions: int
+    base: Base, inputs: Callable[[], PrefixInputs], positions: int
 ) -> Iterator[AllWeights]:
     """The trainable of that name, while the context lasts; the base is frozen again after it."""
     try:
         base.model.requires_grad_(True)
-        yield AllWeights(base, lower, positions)
+        yield AllWeights(base, inputs, positions)
     finally:
         base.model.requires_grad_(False)
         for parameter in base.model.parameters():

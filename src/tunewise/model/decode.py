@@ -142,9 +142,11 @@ def _decode_batch(
 ) -> None:
     padded = pad_rows(rows, base.device, left=True)
     cache = prefix.cache(len(rows))
-    inputs = row_inputs(base, prefix, padded)
+    inputs = row_inputs(base, prefix.length, padded)
     seen = torch.cat([padded.mask.new_ones(len(rows), prefix.length), padded.mask], dim=1)
-    places = torch.cat([prefix_places(prefix, len(rows), base), inputs["position_ids"]], dim=1)
+    places = torch.cat(
+        [prefix_places(prefix.length, len(rows), base), inputs["position_ids"]], dim=1
+    )
     alive = list(answers)
     for _ in range(max_new_tokens):
         if ledger is not None:

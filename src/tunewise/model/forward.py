@@ -53,22 +53,21 @@ def pad_rows(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool)
     return PaddedRows(tokens.to(device), mask.to(device))
 
 
-def row_inputs(base: Base, prefix: SharedPrefix, rows: PaddedRows) -> dict[str, Any]:
-    """Mask and positions of padded rows behind a prefix, as transformers wants them.
+def row_inputs(base: Base, ahead: int, rows: PaddedRows) -> dict[str, Any]:
+    """Mask and positions of padded rows behind so many others, as transformers wants them.
 
     Positions count real tokens only, so a row's place does not depend on its neighbours' lengths.
     """
     count = rows.tokens.shape[0]
-    ahead = rows.mask.new_ones(count, prefix.length)
-    positions = (prefix.length + rows.mask.long().cumsum(dim=1) - 1).clamp_min(0)
-    places = torch.cat([prefix_places(prefix, count, base), positions], dim=1)
-    seen = torch.cat([ahead, rows.mask], dim=1)
+    positions = (ahead + rows.mask.long().cumsum(dim=1) - 1).clamp_min(0)
+    places = torch.cat([prefix_places(ahead, count, base), positions], dim=1)
+    seen = torch.cat([rows.mask.new_ones(count, ahead), rows.mask], dim=1)
     return causal_inputs(base, rows.tokens, seen, places)
 
 
-def prefix_places(prefix: SharedPrefix, count: int, base: Base) -> Tensor:
-    """(count, P) positions of the prefix, the same in every row."""
-    return torch.arange(prefix.length, device=base.device).expand(count, -1)
+def prefix_places(ahead: int, count: int, base: Base) -> Tensor:
+    """(count, ahead) positions before the rows, the same for every row."""
+    return torch.arange(ahead, device=base.device).expand(count, -1)
 
 
 def causal_inputs(base: Base, tokens: Tensor, seen: Tensor, places: Tensor) -> dict[str, Any]:
@@ -153,13 +152,19 @@ def selected_logits(
     """
     plain = has_plain_head(base)
     if keep is None or not packs(base, keep.sum(dim=1).tolist()):
-        cache = prefix.cache(inputs["input_ids"].shape[0])
-        return _logits(base, inputs, cache, select, plain=plain)
+        behind = inputs | cached(prefix, inputs["input_ids"].shape[0])
+        return logits_at(base, behind, select, plain=plain)
     packing = Packing.of(keep)
     places = packing.flat[select[0] * keep.shape[1] + select[1]]
     with packed_as(packing):
         flat = (torch.zeros_like(places), places)
-        return _logits(base, _packed(inputs, keep, base), prefix.cache(1), flat, plain=plain)
+        behind = _packed(inputs, keep, base) | cached(prefix, 1)
+        return logits_at(base, behind, flat, plain=plain)
+
+
+def cached(prefix: SharedPrefix, rows: int) -> dict[str, Any]:
+    """Keyword arguments that put a prefix before the rows."""
+    return {"past_key_values": prefix.cache(rows), "use_cache": True}
 
 
 def _packed(inputs: dict[str, Any], keep: Tensor, base: Base) -> dict[str, Any]:
@@ -167,11 +172,11 @@ def _packed(inputs: dict[str, Any], keep: Tensor, base: Base) -> dict[str, Any]:
     return {
         "input_ids": inputs["input_ids"][keep][None],
         "position_ids": inputs["position_ids"][keep][None],
-        "attention_mask": _additive(inputs["attention_mask"], keep.shape[1], base),
+        "attention_mask": additive(inputs["attention_mask"], keep.shape[1], base),
     }
 
 
-def _additive(mask: Any, columns: int, base: Base) -> Any:
+def additive(mask: Any, columns: int, base: Base) -> Any:
     """A mask (B, K) of real keys as an additive one (B, 1, T, K); others are that already."""
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         return mask
@@ -180,15 +185,23 @@ def _additive(mask: Any, columns: int, base: Base) -> Any:
     return additive_mask((causal & mask.bool()[:, None, :])[:, None], base.dtype)
 
 
-def _logits(
-    base: Base, inputs: dict[str, Any], cache: Any, select: tuple[Tensor, Tensor], *, plain: bool
+def logits_at(
+    base: Base, inputs: dict[str, Any], select: tuple[Tensor, Tensor], *, plain: bool
 ) -> Tensor:
+    """(N, V) float32 logits at N positions of what the base computes.
+
+    Args:
+        base: the base, with whatever is attached to it.
+        inputs: keyword arguments of its model.
+        select: row and token indices, (N,) each.
+        plain: as of `has_plain_head`.
+    """
     if plain:
-        hidden = backbone(base)(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = backbone(base)(**inputs).last_hidden_state
         logits: Tensor = base.model.get_output_embeddings()(hidden[select])
     else:
         # The head does more than one product (soft capping, scaling): let the model do all of it.
-        logits = base.model(**inputs, past_key_values=cache, use_cache=True).logits[select]
+        logits = base.model(**inputs).logits[select]
     return logits.float()
 
 
@@ -219,7 +232,7 @@ def packable(base: Base) -> bool:
 def _same(base: Base) -> bool:
     keep = torch.tensor([[True, True, True, True], [True, True, False, False]], device=base.device)
     tokens = torch.arange(4, device=base.device).expand(2, -1) % base.vocabulary
-    padded = row_inputs(base, SharedPrefix(), PaddedRows(tokens * keep, keep))
+    padded = row_inputs(base, 0, PaddedRows(tokens * keep, keep))
     packed = _packed(padded, keep, base)
     with torch.no_grad():
         wanted = backbone(base)(**padded).last_hidden_state[keep].float()

@@ -1,9 +1,10 @@
 """The one gradient loop. Every trained method, whatever it trains, goes through `GradientLoop`.
 
-One optimizer step: the shared prefix is computed once, with gradients; the step's rows run behind
-it in as many pieces as memory wants; the prefix's accumulated gradient is then sent back through
-it once. Only answer tokens go through the output head. The loss is the mean over all answer tokens
-of the step, whatever the pieces.
+One optimizer step: the shared prefix is computed once, with gradients, in one pass with the rows
+where they fit into memory together. Else it is computed first, the rows run behind it in as many
+pieces as memory wants, and its accumulated gradient is then sent back through it once. Only answer
+tokens go through the output head. The loss is the mean over all answer tokens of the step, whatever
+the pieces.
 """
 
 from __future__ import annotations
@@ -18,36 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunewise.model.answers import Example, answer_loss, joined_loss
 from tunewise.model.base import Base
-from tunewise.model.forward import (
-    group_by_length,
-    pad_rows,
-    positions,
-    row_inputs,
-    selected_logits,
-)
+from tunewise.model.forward import group_by_length, positions
+from tunewise.model.joined import joinable
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
-from tunewise.model.prefix import SharedPrefix
-from tunewise.numerics.loss import summed_cross_entropy, token_cross_entropies
+from tunewise.model.prefix import PrefixInputs
 from tunewise.numerics.schedule import linear_decay, warm_constant
 
 RowOrder = Literal["shuffled", "file"]
 # Batches of one sorting window: wide enough to group rows by length, narrow enough to stay random.
 _WINDOW = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """Tokens of one row and of its answer (the end token included)."""
-
-    row: tuple[int, ...]
-    answer: tuple[int, ...]
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """What is fed: all but the last answer token, which predicts nothing."""
-        return self.row + self.answer[:-1]
 
 
 class Trainable(Protocol):
@@ -57,7 +40,7 @@ class Trainable(Protocol):
         parameters: float32 leaves by name.
         backward_passes: backward passes per position: 1 with frozen weights, 2 with trained ones,
             times the share of layers above the lowest trained one (nothing below needs gradients).
-        prefix_positions: positions that one call of `prefix` computes.
+        prefix_positions: positions of the prefix that are computed at every step.
     """
 
     @property
@@ -75,8 +58,8 @@ class Trainable(Protocol):
         """See the class."""
         ...
 
-    def prefix(self) -> SharedPrefix:
-        """The shared prefix as the parameters stand now, with gradients."""
+    def prefix_inputs(self) -> PrefixInputs:
+        """What the shared prefix is computed from, as the parameters stand now, with gradients."""
         ...
 
     def collect_gradients(self) -> None:
@@ -188,7 +171,7 @@ class GradientLoop:
     def costs(self) -> Iterator[int]:
         """Token passes of step after step from the first, exactly as `run` books them; no end."""
         for step in itertools.count():
-            forward = self._positions(self.order.batch(step)) + self.trainable.prefix_positions
+            forward = self._positions(self.order.batch(step))
             yield forward + self._backward_positions(forward)
 
     def run(self, steps: int) -> None:
@@ -207,12 +190,18 @@ class GradientLoop:
         )
         return [[batch[index] for index in piece] for piece in pieces]
 
+    def _joins(self, pieces: Sequence[Sequence[int]]) -> bool:
+        """Whether prefix and rows run in one pass."""
+        return len(pieces) == 1 and self.trainable.prefix_positions > 0 and joinable(self.base)
+
     def _positions(self, batch: Sequence[int]) -> int:
-        lengths = self.order.lengths
-        return sum(
-            positions(self.base, [lengths[index] for index in piece])
-            for piece in self._pieces(batch)
-        )
+        pieces = self._pieces(batch)
+        lengths = [[self.order.lengths[index] for index in piece] for piece in pieces]
+        rows = sum(lengths[0]) if self._joins(pieces) else self._behind(lengths)
+        return rows + self.trainable.prefix_positions
+
+    def _behind(self, lengths: Sequence[Sequence[int]]) -> int:
+        return sum(positions(self.base, piece) for piece in lengths)
 
     def _backward_positions(self, forward: int) -> int:
         return round(forward * self.trainable.backward_passes)
@@ -221,31 +210,44 @@ class GradientLoop:
         began = time.perf_counter()
         batch = self.order.batch(self.step)
         answers = sum(len(self.examples[index].answer) for index in batch)
-        forward = self._positions(batch) + self.trainable.prefix_positions
+        forward = self._positions(batch)
         # The head stands above all layers: only with all weights trained has it two passes.
         head = answers * (1 + max(1, int(self.trainable.backward_passes)))
         backward = self._backward_positions(forward)
         self.ledger.charge(forward=forward, backward=backward, head=head)
         self.optimizer.zero_grad(set_to_none=True)
-        live = self.trainable.prefix()
-        loss = self._backward(live, batch, answers)
+        ahead = self.trainable.prefix_inputs()
+        pieces = self._pieces(batch)
+        backward_pass = self._backward_joined if self._joins(pieces) else self._backward_behind
+        loss = backward_pass(ahead, pieces, answers)
         self.trainable.collect_gradients()
         self._update()
         self.log.step_seconds.append(time.perf_counter() - began)
         self.log.losses.append(loss)
         tokens = sum(len(self.examples[index].row) for index in batch) + answers
-        self.log.step_tokens.append(tokens + live.length * len(batch))
+        self.log.step_tokens.append(tokens + ahead.length * len(batch))
         self.step += 1
         self.log.progress(self.ledger.spent, self.ledger.limit, f"loss {loss:.3f}")
 
-    def _backward(self, live: SharedPrefix, batch: list[int], answers: int) -> float:
+    def _backward_joined(
+        self, ahead: PrefixInputs, pieces: Sequence[Sequence[int]], answers: int
+    ) -> float:
+        rows = [self.examples[index] for index in pieces[0]]
+        loss = joined_loss(self.base, ahead, rows) / answers
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return float(loss.detach())
+
+    def _backward_behind(
+        self, ahead: PrefixInputs, pieces: Sequence[Sequence[int]], answers: int
+    ) -> float:
+        live = ahead.lower(self.base)
         # The prefix is cut from its graph so that several pieces can use it; what they leave on
         # the cut is sent through the graph once.
         cut = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in live.tensors()]
         prefix = live.with_tensors(cut)
         total = 0.0
-        for piece in self._pieces(batch):
-            loss = self._loss(prefix, [self.examples[index] for index in piece]) / answers
+        for piece in pieces:
+            loss = answer_loss(self.base, prefix, [self.examples[i] for i in piece]) / answers
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             total += float(loss.detach())
         reached = [
@@ -258,9 +260,6 @@ class GradientLoop:
             torch.autograd.backward(tensors, gradients)
         return total
 
-    def _loss(self, prefix: SharedPrefix, examples: list[Example]) -> Tensor:
-        return answer_loss(self.base, prefix, examples)
-
     def _update(self) -> None:
         settings = self.settings
         factor = warm_constant(self.step, settings.warmup_steps)
@@ -272,65 +271,3 @@ class GradientLoop:
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         self.optimizer.step()
         self.trainable.publish()
-
-
-def answer_loss(base: Base, prefix: SharedPrefix, examples: Sequence[Example]) -> Tensor:
-    """Sum of -log p over all answer tokens of some rows, with gradients where they are enabled."""
-    logits, targets, _ = _answer_logits(base, prefix, examples)
-    return summed_cross_entropy(logits, targets)
-
-
-def answer_losses(
-    base: Base, prefix: SharedPrefix, examples: Sequence[Example], ledger: Ledger
-) -> list[float]:
-    """Sum of -log p over the answer tokens of every row; no gradients; books its forward work."""
-    lengths = [len(example.inputs) for example in examples]
-    losses = [0.0] * len(examples)
-    for batch in _judged_batches(lengths):
-        chosen = [examples[index] for index in batch]
-        answers = sum(len(example.answer) for example in chosen)
-        forward = positions(base, [lengths[index] for index in batch])
-        ledger.charge(forward=forward, head=answers)
-        with torch.no_grad():
-            logits, targets, rows = _answer_logits(base, prefix, chosen)
-            sums = torch.zeros(len(batch), device=base.device)
-            sums.index_add_(0, rows, token_cross_entropies(logits, targets))
-        for index, loss in zip(batch, sums.tolist(), strict=True):
-            losses[index] = loss
-    return losses
-
-
-def _answer_logits(
-    base: Base, prefix: SharedPrefix, examples: Sequence[Example]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (N, V), targets (N,) and row numbers (N,) of all answer tokens."""
-    rows = pad_rows([example.inputs for example in examples], base.device, left=False)
-    index: list[int] = []
-    place: list[int] = []
-    targets: list[int] = []
-    for number, example in enumerate(examples):
-        begin = len(example.row) - 1
-        index += [number] * len(example.answer)
-        place += range(begin, begin + len(example.answer))
-        targets += example.answer
-    select = (torch.tensor(index, device=base.device), torch.tensor(place, device=base.device))
-    logits = selected_logits(base, prefix, row_inputs(base, prefix, rows), select, rows.mask)
-    return logits, torch.tensor(targets, device=base.device), select[0]
-
-
-def mean_answer_loss(
-    base: Base, prefix: SharedPrefix, examples: Sequence[Example], ledger: Ledger
-) -> float:
-    """Mean of -log p over all answer tokens, without gradients; books its forward work."""
-    count = sum(len(example.answer) for example in examples)
-    return sum(answer_losses(base, prefix, examples, ledger)) / count
-
-
-def judged_positions(base: Base, examples: Sequence[Example]) -> int:
-    """Positions that `mean_answer_loss` computes for these rows."""
-    lengths = [len(example.inputs) for example in examples]
-    return sum(positions(base, [lengths[i] for i in batch]) for batch in _judged_batches(lengths))
-
-
-def _judged_batches(lengths: Sequence[int]) -> list[list[int]]:
-    return group_by_length(lengths, most_positions=4096, most_rows=64)

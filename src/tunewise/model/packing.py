@@ -68,13 +68,19 @@ class Packing:
         padded: Tensor = _Pad.apply(spread, self)  # type: ignore[no-untyped-call]  # torch's
         return padded.view(self.rows, self.columns, *packed.shape[2:])
 
-    def beside_rows(self, keys: Tensor) -> Tensor:
-        """Keys or values (1, H, P+N, W) -> (B, H, P+T, W): the prefix before every row's own."""
+    def split(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, H, P+N, W) -> what stands before the rows (1, H, P, W), and the rows' own."""
         count = len(self.slots)
-        prefix = keys.shape[2] - count
-        own = self.pad(keys[:, :, prefix:].transpose(1, 2)).transpose(1, 2)
-        shared = keys[:, :, :prefix].expand(self.rows, -1, -1, -1)
-        return torch.cat([shared, own], dim=2)
+        # One call and not two slices: its backward is one concatenation.
+        ahead, own = torch.split(flat, [flat.shape[2] - count, count], dim=2)
+        return ahead, own
+
+    def beside_rows(self, ahead: Tensor, own: Tensor) -> Tensor:
+        """Keys or values (1, H, P, W) and (1, H, N, W) -> (B, H, P+T, W): the first before every
+        row's own.
+        """
+        padded = self.pad(own.transpose(1, 2)).transpose(1, 2)
+        return torch.cat([ahead.expand(self.rows, -1, -1, -1), padded], dim=2)
 
 
 class _Pad(torch.autograd.Function):

@@ -64,6 +64,32 @@ class SharedPrefix:
 EMPTY_PREFIX = SharedPrefix()
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixInputs:
+    """What a shared prefix is computed from.
+
+    Attributes:
+        embeddings: (1, P, D) input embeddings, in the dtype of the base; gradients flow through
+            them. None where nothing is to be computed.
+        after: keys and values that stand before them.
+    """
+
+    embeddings: Tensor | None = field(default=None, repr=False)
+    after: SharedPrefix = EMPTY_PREFIX
+
+    @property
+    def length(self) -> int:
+        """All positions before the rows."""
+        computed = 0 if self.embeddings is None else int(self.embeddings.shape[1])
+        return self.after.length + computed
+
+    def lower(self, base: Base) -> SharedPrefix:
+        """The prefix by itself, through the base as it stands now."""
+        if self.embeddings is None:
+            return self.after
+        return compute_prefix(base, self.embeddings, after=self.after)
+
+
 def backbone(base: Base) -> Any:
     """The model without its output head."""
     return getattr(base.model, base.model.base_model_prefix)

@@ -87,7 +87,9 @@ def _score_batch(
     count = rows.tokens.shape[0]
     ends = rows.mask.long().sum(dim=1) - 1
     inputs = (
-        _with_nodes(base, prefix, rows, trie, inner) if inner else row_inputs(base, prefix, rows)
+        _with_nodes(base, prefix, rows, trie, inner)
+        if inner
+        else row_inputs(base, prefix.length, rows)
     )
     longest = rows.tokens.shape[1]
     # One column of positions per predicting node: the row's end stands for the root.
@@ -129,7 +131,7 @@ def _with_nodes(
     allowed[:, longest:, prefix.length + longest :] = ancestor.to(base.device)
     positions = torch.arange(longest, device=base.device)[None].expand(count, -1)
     positions = prefix.length + torch.cat([positions, lengths + depth - 1], dim=1)
-    places = torch.cat([prefix_places(prefix, count, base), positions], dim=1)
+    places = torch.cat([prefix_places(prefix.length, count, base), positions], dim=1)
     return {
         "input_ids": torch.cat([rows.tokens, nodes.expand(count, -1)], dim=1),
         "attention_mask": layer_masks(base, allowed, positions, places),

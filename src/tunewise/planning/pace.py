@@ -125,7 +125,7 @@ class Paces:
     def _time(self, keys: Sequence[tuple[str, int | None]], allowance: float) -> None:
         base, task = self.base, self.task
         with torch.no_grad():
-            prefix = FrozenPrefix(base, task.renderer, ()).lower()
+            prefix = FrozenPrefix(base, task.renderer, ()).inputs().lower(base)
         forward = calibrate.forward_seconds(base, prefix, task.examples, task.labels, allowance)
         self._plain = Pace(forward, prefix_positions=len(task.renderer.shared_tokens))
         self.forward_bytes = calibrate.forward_bytes(base)
@@ -148,7 +148,7 @@ class Paces:
             if kind == "low_rank":
                 # Alone of all kinds its layers stay beside the base's while measuring.
                 with torch.no_grad():
-                    prefix = trainable.prefix()
+                    prefix = trainable.prefix_inputs().lower(base)
                 forward = calibrate.forward_seconds(
                     base, prefix, task.examples, task.labels, allowance
                 )
@@ -172,7 +172,7 @@ def _trainable(base: Base, renderer: Renderer, kind: str, size: int | None) -> I
     """Something of this kind to take a step with, while the context lasts."""
     frozen = FrozenPrefix(base, renderer, ())
     if kind == "weights":
-        with calibrate.all_weights(base, frozen.lower, frozen.computed_positions) as weights:
+        with calibrate.all_weights(base, frozen.inputs, frozen.computed_positions) as weights:
             yield weights
     elif kind == "low_rank":
         config = {"r": size, "lora_alpha": size, "target_modules": "all-linear"}

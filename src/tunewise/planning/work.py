@@ -21,7 +21,7 @@ from tunewise.methods._gradient import GradientSettings
 from tunewise.model.calibrate import Pace
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
-from tunewise.model.prefix import SharedPrefix
+from tunewise.model.prefix import PrefixInputs
 from tunewise.planning.pace import PlannedTask
 
 # Learning rates that race where none is given: every method we know has two. Only their number
@@ -101,7 +101,7 @@ class _Shape:
         self.backward_passes = pace.backward_passes
         self.prefix_positions = pace.prefix_positions
 
-    def prefix(self) -> SharedPrefix:
+    def prefix_inputs(self) -> PrefixInputs:
         """Never computed."""
         raise NotImplementedError
 
