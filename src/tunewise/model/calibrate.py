@@ -232,7 +232,7 @@ def update_seconds(base: Base, clock: Clock = time.perf_counter) -> float:
     """Seconds that AdamW takes for one trained weight: gradient, clipping, moments, rounding."""
     working = torch.zeros(_UPDATED, dtype=base.dtype, device=base.device)
     master = torch.zeros(_UPDATED, device=base.device, requires_grad=True)
-    optimizer = torch.optim.AdamW([master], lr=1e-6)
+    optimizer = torch.optim.AdamW([master], lr=1e-6, fused=True)
     seconds = []
     for _ in range(2):
         began = clock()

@@ -26,6 +26,7 @@ from tunewise.model.joined import joinable
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.prefix import PrefixInputs
+from tunewise.model.products import FrozenProducts
 from tunewise.numerics.schedule import linear_decay, warm_constant
 
 RowOrder = Literal["shuffled", "file"]
@@ -166,7 +167,9 @@ class GradientLoop:
             list(trainable.parameters.values()),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
+        self._products: FrozenProducts | None = None
 
     def costs(self) -> Iterator[int]:
         """Token passes of step after step from the first, exactly as `run` books them; no end."""
@@ -180,8 +183,11 @@ class GradientLoop:
         Raises:
             BudgetExceededError: the ledger does not cover a step; the steps before it stand.
         """
-        for _ in range(steps):
-            self._one_step()
+        if self._products is None:
+            self._products = FrozenProducts(self.base)
+        with self._products.used():
+            for _ in range(steps):
+                self._one_step()
 
     def _pieces(self, batch: Sequence[int]) -> list[list[int]]:
         lengths = [self.order.lengths[index] for index in batch]

@@ -1,0 +1,121 @@
+"""Products with frozen weights, which are laid out once for the processor's matrix kernels.
+
+oneDNN keeps a matrix in blocks of its own; PyTorch brings a weight there again at every product
+(bfloat16), or leaves the product to another library (float32). A frozen weight can be laid out once
+for the way forward, and its transpose once for the way back. That takes as much memory again as
+the weights themselves, so it is done while training only, and where there is plenty. docs/log.md
+has what it brings. The slow twin in the tests is the plain linear layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from tunewise.model.base import Base
+
+_DTYPES = (torch.float32, torch.bfloat16)
+# Two more copies of the weights may take this share of the memory that is free.
+_MOST_OF_FREE_MEMORY = 0.25
+
+
+class FrozenProducts:
+    """The base's frozen linear layers by their laid-out weights, where the machine can.
+
+    Args:
+        base: the base, with whatever is attached to it; which of its weights are frozen is looked
+            at here, once.
+    """
+
+    def __init__(self, base: Base) -> None:
+        modules = [module for module in base.model.modules() if _eligible(module)]
+        size = sum(module.weight.numel() * module.weight.itemsize for module in modules)
+        fits = 2 * size <= _MOST_OF_FREE_MEMORY * psutil.virtual_memory().available
+        usable = modules if fits and _supported(base) else []
+        self._layers = [(module, _Laid(module)) for module in usable]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """The base with these products, while the context lasts."""
+        try:
+            for module, laid in self._layers:
+                # An instance's own `forward` goes before that of its class.
+                module.forward = laid.apply
+            yield
+        finally:
+            for module, _ in self._layers:
+                vars(module).pop("forward", None)
+
+
+class _Laid:
+    """One weight (O x I) in the kernels' layout; its transpose when first asked for."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        self.weight, self.bias = module.weight.detach(), module.bias
+        self.forward = _lay_out(self.weight)
+        self._backward: Tensor | None = None
+
+    @property
+    def backward(self) -> Tensor:
+        """The transpose (I x O) in the kernels' layout."""
+        if self._backward is None:
+            self._backward = _lay_out(self.weight.t().contiguous())
+        return self._backward
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """(..., I) -> (..., O)."""
+        product: Tensor = _Product.apply(rows, self)  # type: ignore[no-untyped-call]  # torch's
+        return product
+
+
+class _Product(torch.autograd.Function):
+    """rows x weight^T; a frozen weight gets no gradient, and nothing is kept for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, laid: _Laid) -> Tensor:
+        ctx.laid = laid
+        return _product(rows, laid.forward, laid.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _product(gradients[0], ctx.laid.backward, None), None
+
+
+def _product(rows: Tensor, laid: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(
+        rows.contiguous(), laid, bias, "none", [], ""
+    )
+    return found
+
+
+def _lay_out(weight: Tensor) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return found
+
+
+def _eligible(module: nn.Module) -> bool:
+    if type(module) is not nn.Linear:
+        return False
+    frozen = not any(parameter.requires_grad for parameter in module.parameters())
+    weight = module.weight
+    return frozen and weight.device.type == "cpu" and weight.dtype in _DTYPES
+
+
+def _supported(base: Base) -> bool:
+    """Whether this build of PyTorch has these operations and gets the same from them."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
+    if not available or base.dtype not in _DTYPES:
+        return False
+    rows = torch.ones(3, 32, dtype=base.dtype)
+    weight = torch.arange(16 * 32, dtype=base.dtype).view(16, 32) / (16 * 32)
+    try:
+        found = _product(rows, _lay_out(weight), None)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        # They are PyTorch's own, made for its compiler, and may be missing or differ.
+        return False
+    return torch.allclose(found, nn.functional.linear(rows, weight), rtol=1e-2)
