@@ -22,11 +22,11 @@ from torch import Tensor
 from tunewise.model.answers import Example, answer_loss, joined_loss
 from tunewise.model.base import Base
 from tunewise.model.forward import group_by_length, positions
+from tunewise.model.frozen import FrozenLayers
 from tunewise.model.joined import joinable
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.prefix import PrefixInputs
-from tunewise.model.products import FrozenProducts
 from tunewise.numerics.schedule import linear_decay, warm_constant
 
 RowOrder = Literal["shuffled", "file"]
@@ -169,7 +169,7 @@ class GradientLoop:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self._products: FrozenProducts | None = None
+        self._frozen: FrozenLayers | None = None
 
     def costs(self) -> Iterator[int]:
         """Token passes of step after step from the first, exactly as `run` books them; no end."""
@@ -183,9 +183,9 @@ class GradientLoop:
         Raises:
             BudgetExceededError: the ledger does not cover a step; the steps before it stand.
         """
-        if self._products is None:
-            self._products = FrozenProducts(self.base)
-        with self._products.used():
+        if self._frozen is None:
+            self._frozen = FrozenLayers(self.base)
+        with self._frozen.used():
             for _ in range(steps):
                 self._one_step()
 

@@ -1,4 +1,4 @@
-"""Products with frozen weights, which are laid out once for the processor's matrix kernels.
+"""Frozen layers in a faster form: products with weights laid out once for the matrix kernels.
 
 oneDNN keeps a matrix in blocks of its own; PyTorch brings a weight there again at every product
 (bfloat16), or leaves the product to another library (float32). A frozen weight can be laid out once
@@ -9,7 +9,7 @@ has what it brings. The slow twin in the tests is the plain linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,14 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.model.base import Base
+from tunewise.model.norms import lean_norm
 
 _DTYPES = (torch.float32, torch.bfloat16)
 # Two more copies of the weights may take this share of the memory that is free.
 _MOST_OF_FREE_MEMORY = 0.25
 
 
-class FrozenProducts:
-    """The base's frozen linear layers by their laid-out weights, where the machine can.
+class FrozenLayers:
+    """The base's frozen layers in their faster form, where the machine can.
+
+    Linear layers multiply with laid-out weights; norms take fewer passes (norms.py).
 
     Args:
         base: the base, with whatever is attached to it; which of its weights are frozen is looked
@@ -37,18 +40,24 @@ class FrozenProducts:
         size = sum(module.weight.numel() * module.weight.itemsize for module in modules)
         fits = 2 * size <= _MOST_OF_FREE_MEMORY * psutil.virtual_memory().available
         usable = modules if fits and _supported(base) else []
-        self._layers = [(module, _Laid(module)) for module in usable]
+        self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = [
+            (module, _Laid(module).apply) for module in usable
+        ]
+        for module in base.model.modules():
+            lean = lean_norm(module)
+            if lean is not None:
+                self._forwards.append((module, lean))
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """The base with these products, while the context lasts."""
+        """The base with these forms, while the context lasts."""
         try:
-            for module, laid in self._layers:
+            for module, forward in self._forwards:
                 # An instance's own `forward` goes before that of its class.
-                module.forward = laid.apply
+                module.forward = forward
             yield
         finally:
-            for module, _ in self._layers:
+            for module, _ in self._forwards:
                 vars(module).pop("forward", None)
 
 
