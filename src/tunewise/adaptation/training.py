@@ -34,6 +34,7 @@ from tunewise.adaptation.snapshot import (
     without_prefix,
 )
 from tunewise.adaptation.trainables import TrainablePart
+from tunewise.model.frozen import FrozenLayers
 from tunewise.model.loop import GradientLoop, LoopSettings
 from tunewise.task.render import Renderer
 
@@ -76,6 +77,7 @@ class Training:
         self.judge = Judge(context, renderer, most_rows=plan.validation_rows)
         self.trial_judge = Judge(context, renderer, most_rows=plan.trial_rows)
         self.examples = tuple(example(renderer, row) for row in context.view.train)
+        self.frozen = FrozenLayers(context.base)
         self.start = clone_all(trainable.parameters)
         context.log.trainable_parameters = sum(leaf.numel() for leaf in self.start.values())
         first = plan.learning_rates[0]
@@ -139,6 +141,7 @@ class Training:
             seed=context.seed,
             ledger=context.ledger,
             log=context.log,
+            frozen=self.frozen,
         )
 
     # Stages

@@ -48,6 +48,7 @@ class Pace:
         trained: how many numbers are trained.
         backward_passes, prefix_positions: see `Trainable`.
         begun: positions computed before the first step.
+        laid_out_bytes: what frozen weights take again while others are trained.
     """
 
     forward: float
@@ -59,6 +60,7 @@ class Pace:
     backward_passes: float = 0.0
     prefix_positions: int = 0
     begun: int = 0
+    laid_out_bytes: int = 0
 
 
 def seconds_per_position(

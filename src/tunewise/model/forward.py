@@ -163,8 +163,8 @@ def selected_logits(
 
 
 def cached(prefix: SharedPrefix, rows: int) -> dict[str, Any]:
-    """Keyword arguments that put a prefix before the rows."""
-    return {"past_key_values": prefix.cache(rows), "use_cache": True}
+    """Keyword arguments that put a prefix before the rows, for one pass."""
+    return {"past_key_values": prefix.cache(rows, grows=False), "use_cache": True}
 
 
 def _packed(inputs: dict[str, Any], keep: Tensor, base: Base) -> dict[str, Any]:

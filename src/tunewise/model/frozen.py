@@ -9,7 +9,7 @@ has what it brings. The slow twin in the tests is the plain linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,25 +32,18 @@ class FrozenLayers:
 
     Args:
         base: the base, with whatever is attached to it; which of its weights are frozen is looked
-            at here, once.
+            at once, when they are first used.
     """
 
     def __init__(self, base: Base) -> None:
-        modules = [module for module in base.model.modules() if _eligible(module)]
-        size = sum(module.weight.numel() * module.weight.itemsize for module in modules)
-        fits = 2 * size <= _MOST_OF_FREE_MEMORY * psutil.virtual_memory().available
-        usable = modules if fits and _supported(base) else []
-        self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = [
-            (module, _Laid(module).apply) for module in usable
-        ]
-        for module in base.model.modules():
-            lean = lean_norm(module)
-            if lean is not None:
-                self._forwards.append((module, lean))
+        self.base = base
+        self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] | None = None
 
     @contextmanager
     def used(self) -> Iterator[None]:
         """The base with these forms, while the context lasts."""
+        if self._forwards is None:
+            self._forwards = self._found()
         try:
             for module, forward in self._forwards:
                 # An instance's own `forward` goes before that of its class.
@@ -59,6 +52,34 @@ class FrozenLayers:
         finally:
             for module, _ in self._forwards:
                 vars(module).pop("forward", None)
+
+    def _found(self) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+        modules = list(self.base.model.modules())
+        linear = _laid_out_layers(self.base)
+        lean = [(module, lean_norm(module)) for module in modules]
+        found = [(module, form) for module, form in lean if form is not None]
+        return [*found, *((module, _Laid(module).apply) for module in linear)]
+
+
+def laid_out_bytes(base: Base) -> int:
+    """Memory that the laid-out weights of the base take while it is trained as it stands."""
+    return _copies(_laid_out_layers(base))
+
+
+def _laid_out_layers(base: Base) -> list[nn.Linear]:
+    modules = [
+        module
+        for module in base.model.modules()
+        if isinstance(module, nn.Linear) and _eligible(module)
+    ]
+    free = psutil.virtual_memory().available
+    fits = _copies(modules) <= _MOST_OF_FREE_MEMORY * free
+    return modules if fits and _supported(base) else []
+
+
+def _copies(modules: Sequence[nn.Linear]) -> int:
+    # One for the way forward, one for the way back.
+    return 2 * sum(module.weight.numel() * module.weight.itemsize for module in modules)
 
 
 class _Laid:
@@ -107,8 +128,9 @@ def _lay_out(weight: Tensor) -> Tensor:
     return found
 
 
-def _eligible(module: nn.Module) -> bool:
+def _eligible(module: nn.Linear) -> bool:
     if type(module) is not nn.Linear:
+        # What derives from it may compute something else.
         return False
     frozen = not any(parameter.requires_grad for parameter in module.parameters())
     weight = module.weight

@@ -19,6 +19,15 @@ def layer_of(name: str) -> int | None:
     return None if found is None else int(found[1])
 
 
+def layer_modules(base: Base) -> list[nn.Module]:
+    """The layers themselves, from the first to the last; empty where none is told by its name."""
+    return [
+        module
+        for name, module in base.model.named_modules()
+        if layer_of(f"{name}.") is not None and layer_of(name) is None
+    ]
+
+
 def linear_names(base: Base) -> list[str]:
     """The last words of the names of all linear modules in the layers, sorted."""
     from transformers.pytorch_utils import Conv1D

@@ -12,7 +12,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -27,6 +29,7 @@ from tunewise.model.joined import joinable
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.prefix import PrefixInputs
+from tunewise.model.recompute import memory_is_short, recomputed
 from tunewise.numerics.schedule import linear_decay, warm_constant
 
 RowOrder = Literal["shuffled", "file"]
@@ -145,6 +148,7 @@ class GradientLoop:
         seed: of the row order.
         ledger: books the work of every step before it is done.
         log: receives losses and timings.
+        frozen: faster forms of what is frozen, where several loops share them.
     """
 
     def __init__(
@@ -157,6 +161,7 @@ class GradientLoop:
         seed: int,
         ledger: Ledger,
         log: FitLog,
+        frozen: FrozenLayers | None = None,
     ) -> None:
         self.base, self.trainable, self.examples = base, trainable, examples
         self.settings, self.ledger, self.log = settings, ledger, log
@@ -169,7 +174,7 @@ class GradientLoop:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self._frozen: FrozenLayers | None = None
+        self._frozen = FrozenLayers(base) if frozen is None else frozen
 
     def costs(self) -> Iterator[int]:
         """Token passes of step after step from the first, exactly as `run` books them; no end."""
@@ -183,11 +188,19 @@ class GradientLoop:
         Raises:
             BudgetExceededError: the ledger does not cover a step; the steps before it stand.
         """
-        if self._frozen is None:
-            self._frozen = FrozenLayers(self.base)
-        with self._frozen.used():
+        with ExitStack() as stack:
+            stack.enter_context(self._frozen.used())
+            if self.recomputes:
+                stack.enter_context(recomputed(self.base))
             for _ in range(steps):
                 self._one_step()
+
+    @cached_property
+    def recomputes(self) -> bool:
+        """Whether layers are run again on the way back, for want of memory."""
+        longest = sorted(self.order.lengths)[-self.settings.batch_size :]
+        rows = max(longest[-1], min(sum(longest), self.settings.most_positions))
+        return memory_is_short(self.base, rows + self.trainable.prefix_positions)
 
     def _pieces(self, batch: Sequence[int]) -> list[list[int]]:
         lengths = [self.order.lengths[index] for index in batch]
@@ -233,7 +246,8 @@ class GradientLoop:
         tokens = sum(len(self.examples[index].row) for index in batch) + answers
         self.log.step_tokens.append(tokens + ahead.length * len(batch))
         self.step += 1
-        self.log.progress(self.ledger.spent, self.ledger.limit, f"loss {loss:.3f}")
+        twice = ", layers run twice to save memory" if self.recomputes else ""
+        self.log.progress(self.ledger.spent, self.ledger.limit, f"loss {loss:.3f}{twice}")
 
     def _backward_joined(
         self, ahead: PrefixInputs, pieces: Sequence[Sequence[int]], answers: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,21 +45,38 @@ class SharedPrefix:
         half = len(tensors) // 2
         return SharedPrefix(tuple(tensors[:half]), tuple(tensors[half:]))
 
-    def cache(self, rows: int) -> Any:
+    def cache(self, rows: int, *, grows: bool = True) -> Any:
         """A transformers cache that begins with this prefix for every one of `rows` rows.
 
         The expansion is a view: no memory until a layer appends its own keys and values.
+
+        Args:
+            rows: how many there are.
+            grows: whether the rows' own keys and values stay in it, for tokens to come.
         """
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
         cache = DynamicCache()
         for keys, values in zip(self.keys, self.values, strict=True):
             layer = DynamicLayer()
+            if not grows:
+                layer.update = partial(_beside, layer, {})
             layer.lazy_initialization(keys, values)
             layer.keys = keys.expand(rows, -1, -1, -1)
             layer.values = values.expand(rows, -1, -1, -1)
             cache.layers.append(layer)
         return cache
+
+
+def _beside(
+    layer: Any, told: dict[str, Tensor], keys: Tensor, values: Tensor, *_: Any, **__: Any
+) -> tuple[Tensor, Tensor]:
+    """A cache layer's update that leaves it as it was, so that a layer can run twice."""
+    if layer.get_seq_length() > 0:
+        keys = torch.cat([layer.keys, keys], dim=-2)
+        values = torch.cat([layer.values, values], dim=-2)
+    told.update(keys=keys, values=values)
+    return keys, values
 
 
 EMPTY_PREFIX = SharedPrefix()
@@ -115,10 +133,17 @@ def compute_prefix(
     Returns:
         `after` followed by the new positions.
     """
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
     if embeddings.shape[1] == 0:
         return after
-    cache = after.cache(1)
     begin = after.length
+    cache = after.cache(1) if begin else DynamicCache()
+    found: list[dict[str, Tensor]] = [{} for _ in range(base.layers)]
+    for index, told in enumerate(found):
+        if not begin:
+            cache.layers.append(DynamicLayer())
+        cache.layers[index].update = partial(_beside, cache.layers[index], told)
     positions = torch.arange(begin, begin + embeddings.shape[1], device=base.device)[None]
     backbone(base)(
         inputs_embeds=embeddings.to(base.dtype),
@@ -126,6 +151,6 @@ def compute_prefix(
         past_key_values=cache,
         use_cache=True,
     )
-    return SharedPrefix(
-        tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers)
-    )
+    # Layers that share the keys of others have none of their own.
+    own = [told for told in found if told]
+    return SharedPrefix(tuple(t["keys"] for t in own), tuple(t["values"] for t in own))

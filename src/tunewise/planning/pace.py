@@ -27,6 +27,7 @@ from tunewise.methods._contract import Method
 from tunewise.model import calibrate
 from tunewise.model.base import Base
 from tunewise.model.calibrate import Pace
+from tunewise.model.frozen import laid_out_bytes
 from tunewise.model.loop import Trainable
 from tunewise.model.prefix import compute_prefix, token_embeddings
 from tunewise.numerics.trie import build_trie
@@ -164,6 +165,7 @@ class Paces:
                 trainable.backward_passes,
                 trainable.prefix_positions,
                 begun=positions if kind == "kv_prefix" else 0,
+                laid_out_bytes=laid_out_bytes(base),
             )
 
 

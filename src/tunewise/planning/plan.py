@@ -152,4 +152,4 @@ def _held_bytes(task: PlannedTask, work: Work, pace: Pace, forward_bytes: float)
     trained = pace.trained * (4 * copies + 2 * base.dtype.itemsize)
     stored = pace.trained * 4 * _STORED_COPIES
     step = _WORKING_SHARE * work.largest_step * pace.saved_bytes
-    return round(trained + max(step, judged, stored))
+    return round(trained + pace.laid_out_bytes + max(step, judged, stored))
