@@ -153,4 +153,9 @@ def compute_prefix(
     )
     # Layers that share the keys of others have none of their own.
     own = [told for told in found if told]
-    return SharedPrefix(tuple(t["keys"] for t in own), tuple(t["values"] for t in own))
+    # Attention hands them over as views of its own order; what is trained from them must not
+    # depend on whether it was stored in between.
+    return SharedPrefix(
+        tuple(told["keys"].contiguous() for told in own),
+        tuple(told["values"].contiguous() for told in own),
+    )
