@@ -19,6 +19,7 @@ from torch import Tensor
 from tunewise.model.answers import Example, mean_answer_loss
 from tunewise.model.base import Base
 from tunewise.model.decode import decode
+from tunewise.model.frozen import FrozenLayers
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.loop import GradientLoop, LoopSettings, Trainable
@@ -128,25 +129,30 @@ def forward_seconds(
 
 
 def step_seconds(
-    base: Base, trainable: Trainable, examples: Sequence[Example], batch_size: int, allowance: float
+    frozen: FrozenLayers,
+    trainable: Trainable,
+    examples: Sequence[Example],
+    batch_size: int,
+    allowance: float,
 ) -> float:
     """Seconds of one forward position of an optimizer step, its way back and the update included.
 
     The trainable is changed by the steps that are taken.
     """
     return seconds_per_position(
-        lambda rows: _one_step(base, trainable, spread(examples, rows)),
+        lambda rows: _one_step(frozen, trainable, spread(examples, rows)),
         min(batch_size, len(examples)),
         allowance,
     )
 
 
-def saved_bytes(base: Base, trainable: Trainable, examples: Sequence[Example]) -> float:
+def saved_bytes(frozen: FrozenLayers, trainable: Trainable, examples: Sequence[Example]) -> float:
     """Bytes that a step keeps for its way back, per forward position; weights are not among them.
 
     Counted over the tensors that the backward pass asks to be kept, each storage once.
     """
-    weights = {parameter.untyped_storage().data_ptr() for parameter in base.model.parameters()}
+    parameters = frozen.base.model.parameters()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -156,15 +162,19 @@ def saved_bytes(base: Base, trainable: Trainable, examples: Sequence[Example]) -
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        positions = _one_step(base, trainable, spread(examples, 2))
+        positions = _one_step(frozen, trainable, spread(examples, 2))
     return sum(kept.values()) / positions
 
 
-def _one_step(base: Base, trainable: Trainable, examples: Sequence[Example]) -> int:
+def _one_step(frozen: FrozenLayers, trainable: Trainable, examples: Sequence[Example]) -> int:
     """Take a step with these rows; returns its forward positions."""
+    base = frozen.base
     ledger = Ledger(base.body_parameters, base.head_parameters)
     settings = LoopSettings(batch_size=len(examples), learning_rate=1e-6, row_order="file")
-    loop = GradientLoop(base, trainable, examples, settings, seed=0, ledger=ledger, log=FitLog())
+    log = FitLog()
+    loop = GradientLoop(
+        base, trainable, examples, settings, seed=0, ledger=ledger, log=log, frozen=frozen
+    )
     loop.run(1)
     return ledger.forward_tokens
 

@@ -27,7 +27,7 @@ from tunewise.methods._contract import Method
 from tunewise.model import calibrate
 from tunewise.model.base import Base
 from tunewise.model.calibrate import Pace
-from tunewise.model.frozen import laid_out_bytes
+from tunewise.model.frozen import FrozenLayers, laid_out_bytes
 from tunewise.model.loop import Trainable
 from tunewise.model.prefix import compute_prefix, token_embeddings
 from tunewise.numerics.trie import build_trie
@@ -143,8 +143,10 @@ class Paces:
         began = time.perf_counter()
         with _trainable(base, task.renderer, kind, size) as trainable:
             setup = time.perf_counter() - began
-            saved = calibrate.saved_bytes(base, trainable, task.examples)
-            step = calibrate.step_seconds(base, trainable, task.examples, _BATCH_ROWS, allowance)
+            # One for both, as a fit has one for all its steps: to lay weights out takes a while.
+            frozen = FrozenLayers(base)
+            saved = calibrate.saved_bytes(frozen, trainable, task.examples)
+            step = calibrate.step_seconds(frozen, trainable, task.examples, _BATCH_ROWS, allowance)
             trained = sum(leaf.numel() for leaf in trainable.parameters.values())
             if kind == "low_rank":
                 # Alone of all kinds its layers stay beside the base's while measuring.
