@@ -84,7 +84,7 @@ def test_little_memory_or_a_build_without_them_leaves_the_plain_layers(
 ) -> None:
     base = base_of()
     with monkeypatch.context() as scarce:
-        scarce.setattr(frozen, "_MOST_OF_FREE_MEMORY", 0.0)
+        scarce.setattr(frozen, "_MOST_OF_MEMORY", 0.0)
         with FrozenLayers(base).used():
             assert linear_forwards(base) == []
 

@@ -10,14 +10,11 @@ import pytest
 import torch
 from tests.conftest import ARCHITECTURES
 from tests.laws.fitting import ALL_ARCHITECTURES, base_of
-from tests.model.test_prefix import examples_of, renderer_of, trainable_of
+from tests.model.test_prefix import loop_gradients, renderer_of, trainable_of
 
 from tunewise.model import answers
 from tunewise.model.forward import pad_rows, row_inputs, selected_logits
 from tunewise.model.joined import joinable, joined_logits
-from tunewise.model.ledger import Ledger
-from tunewise.model.log import FitLog
-from tunewise.model.loop import GradientLoop, LoopSettings
 from tunewise.model.prefix import PrefixInputs, SharedPrefix, compute_prefix
 
 ROWS = [(5, 6, 7), (8,), (9, 10, 11, 12, 13)]
@@ -60,15 +57,6 @@ def test_one_pass_where_the_rows_fit_into_memory(
     monkeypatch.setattr(answers, "joined_logits", spy)
     base = base_of()
     renderer = renderer_of(base)
-    settings = LoopSettings(batch_size=4, learning_rate=0.0, most_positions=most_positions)
     with trainable_of("virtual", base, renderer) as trainable:
-        GradientLoop(
-            base,
-            trainable,
-            examples_of(renderer),
-            settings,
-            seed=0,
-            ledger=Ledger(1, 1),
-            log=FitLog(),
-        ).run(1)
+        loop_gradients(base, renderer, trainable, most_positions)
     assert len(calls) == joined

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 from tests.laws.fitting import ALL_ARCHITECTURES, base_of
-from tests.model.test_prefix import KINDS, examples_of, renderer_of, trainable_of
+from tests.model.test_prefix import KINDS, examples_of, loop_gradients, renderer_of, trainable_of
 from torch import Tensor
 
 from tunewise.model import loop as loop_module
@@ -24,8 +24,8 @@ from tunewise.task.render import Renderer
 
 def one_step(
     base: Base, renderer: Renderer, trainable: Any, most_positions: int
-) -> tuple[list[float], list[Tensor], int]:
-    """Losses, gradients, and bytes kept for the way back by one step."""
+) -> tuple[float, list[Tensor], int]:
+    """Loss, gradients, and bytes kept for the way back by one step."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -33,22 +33,9 @@ def one_step(
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    settings = LoopSettings(batch_size=4, learning_rate=0.0, most_positions=most_positions)
-    log = FitLog()
-    loop = GradientLoop(
-        base,
-        trainable,
-        examples_of(renderer),
-        settings,
-        seed=0,
-        ledger=Ledger(1, 1),
-        log=log,
-    )
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loop.run(1)
-    leaves = trainable.parameters.values()
-    gradients = [torch.zeros(1) if leaf.grad is None else leaf.grad.clone() for leaf in leaves]
-    return log.losses, gradients, sum(kept.values())
+        loss, gradients = loop_gradients(base, renderer, trainable, most_positions)
+    return loss, list(gradients.values()), sum(kept.values())
 
 
 @pytest.mark.parametrize("most_positions", [4096, 40])
@@ -60,10 +47,10 @@ def test_bit_for_bit_the_same_from_fewer_kept_numbers(
     base = base_of(architecture)
     renderer = renderer_of(base)
     with trainable_of(kind, base, renderer) as trainable:
-        losses, gradients, kept = one_step(base, renderer, trainable, most_positions)
+        loss, gradients, kept = one_step(base, renderer, trainable, most_positions)
         monkeypatch.setattr(loop_module, "memory_is_short", lambda *_: True)
         again, same, fewer = one_step(base, renderer, trainable, most_positions)
-    assert again == losses
+    assert again == loss
     assert all(torch.equal(one, other) for one, other in zip(same, gradients, strict=True))
     assert fewer < kept
 

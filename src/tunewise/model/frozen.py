@@ -2,9 +2,9 @@
 
 oneDNN keeps a matrix in blocks of its own; PyTorch brings a weight there again at every product
 (bfloat16), or leaves the product to another library (float32). A frozen weight can be laid out once
-for the way forward, and its transpose once for the way back. That takes as much memory again as
-the weights themselves, so it is done while training only, and where there is plenty. docs/log.md
-has what it brings. The slow twin in the tests is the plain linear layer.
+for the way forward, and its transpose once for the way back. That takes twice the memory of the
+weights besides, so it is done while training only, and where there is plenty. docs/log.md has what
+it brings. The slow twin in the tests is the plain linear layer.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from tunewise.model.base import Base
 from tunewise.model.norms import lean_norm
 
 _DTYPES = (torch.float32, torch.bfloat16)
-# Two more copies of the weights may take this share of the memory that is free.
-_MOST_OF_FREE_MEMORY = 0.25
+# Two more copies of the weights may take this share of the machine's memory. Not of what is free:
+# the two ways differ in the last bits, and a fit that goes on must go on in the same one.
+_MOST_OF_MEMORY = 0.15
 
 
 class FrozenLayers:
@@ -72,8 +73,7 @@ def _laid_out_layers(base: Base) -> list[nn.Linear]:
         for module in base.model.modules()
         if isinstance(module, nn.Linear) and _eligible(module)
     ]
-    free = psutil.virtual_memory().available
-    fits = _copies(modules) <= _MOST_OF_FREE_MEMORY * free
+    fits = _copies(modules) <= _MOST_OF_MEMORY * psutil.virtual_memory().total
     return modules if fits and _supported(base) else []
 
 

@@ -139,11 +139,11 @@ def compute_prefix(
         return after
     begin = after.length
     cache = after.cache(1) if begin else DynamicCache()
-    found: list[dict[str, Tensor]] = [{} for _ in range(base.layers)]
-    for index, told in enumerate(found):
-        if not begin:
-            cache.layers.append(DynamicLayer())
-        cache.layers[index].update = partial(_beside, cache.layers[index], told)
+    if not begin:
+        cache.layers += [DynamicLayer() for _ in range(base.layers)]
+    found: list[dict[str, Tensor]] = [{} for _ in cache.layers]
+    for layer, told in zip(cache.layers, found, strict=True):
+        layer.update = partial(_beside, layer, told)
     positions = torch.arange(begin, begin + embeddings.shape[1], device=base.device)[None]
     backbone(base)(
         inputs_embeds=embeddings.to(base.dtype),
