@@ -75,13 +75,16 @@ def test_auto_is_what_the_processor_computes(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_module.sys, "platform", "linux")
-    for features, dtype in (
-        ({"avx512_bf16", "sse"}, torch.bfloat16),
-        ({"amx_bf16"}, torch.bfloat16),
-        ({"avx512f", "avx2"}, torch.float32),
-        (set(), torch.float32),
+    for vendor, features, dtype in (
+        ("AuthenticAMD", {"avx512_bf16", "sse"}, torch.bfloat16),
+        ("GenuineIntel", {"avx512_bf16", "sse"}, torch.float32),
+        ("GenuineIntel", {"avx512_bf16", "amx_bf16"}, torch.bfloat16),
+        ("GenuineIntel", {"amx_bf16"}, torch.bfloat16),
+        ("AuthenticAMD", {"avx512f", "avx2"}, torch.float32),
+        ("", set(), torch.float32),
     ):
         monkeypatch.setattr(base_module, "_processor_features", lambda found=features: found)
+        monkeypatch.setattr(base_module, "_processor_vendor", lambda found=vendor: found)
         assert native_dtype(torch.device("cpu")) == dtype
         if not torch.cuda.is_available():
             assert load_base(str(tiny_folder)).dtype == dtype

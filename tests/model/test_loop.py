@@ -10,7 +10,8 @@ import torch
 from tests.conftest import ARCHITECTURES
 from tests.laws.fitting import base_of, counted_positions, plain_answer_loss
 
-from tunewise.adaptation.trainables import FrozenPrefix, VirtualTokens, Weights, writable_weights
+from tunewise.adaptation.inside import Weights, writable_weights
+from tunewise.adaptation.trainables import FrozenPrefix, VirtualTokens
 from tunewise.errors import BudgetExceededError
 from tunewise.model.answers import Example, judged_positions, mean_answer_loss
 from tunewise.model.base import Base
@@ -234,7 +235,7 @@ def test_masters_keep_what_the_working_copies_round_away() -> None:
             assert 1e-6 < moved.max().item() < 2e-4
             assert named[name].detach().equal(leaf.detach().bfloat16())
             assert named[name].detach().equal(before[name].bfloat16())
-        stored = trainable.part().tensors
+        stored = trainable.parts()[0].tensors
         assert all(tensor.dtype == torch.bfloat16 for tensor in stored.values())
 
 

@@ -24,7 +24,7 @@ from tunewise.model.packing import Packing, packed_as, present_packing
 from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix, compute_prefix
 from tunewise.model.score import label_log_probabilities
 
-LENGTHS = (3, 17, 1, 9)
+LENGTHS = (3, 17, 1, 9)  # In two blocks.
 ROWS = [tuple(range(5 + length, 5 + 2 * length)) for length in LENGTHS]
 KEEP = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
 
@@ -104,25 +104,75 @@ def test_a_base_that_mixes_neighbours_outside_attention_is_not_packed(
         handle.remove()
 
 
-def test_there_and_back() -> None:
-    packing = Packing.of(KEEP)
-    packed = torch.randn(1, 6, 2, 4, requires_grad=True)
+def lengths_kept(*lengths: int) -> Tensor:
+    """Rows of these lengths, padded on the right."""
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+# The last two stand in two blocks: rows out of order, and with tokens that are left out within.
+KEEPS = (KEEP, lengths_kept(2, 9, 1, 8, 3), lengths_kept(1, 12, 1, 2) & (torch.arange(12) != 4))
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_there_and_back(keep: Tensor) -> None:
+    packing = Packing.of(keep, 0)
+    count = int(keep.sum())
+    packed = torch.randn(1, count, 2, 4, requires_grad=True)
     padded = packing.pad(packed)
-    assert padded.shape == (3, 3, 2, 4)
-    assert torch.equal(padded[KEEP], packed[0])
+    wanted = torch.zeros(*keep.shape, 2, 4)
+    wanted[keep] = packed[0].detach()
+    for block, rows in zip(packing.blocks, padded, strict=True):
+        kept = keep[block.rows, : block.columns]
+        assert torch.equal(rows[kept], wanted[block.rows, : block.columns][kept])
     assert torch.equal(packing.pack(padded), packed)
-    (gradient,) = torch.autograd.grad(packing.pack(padded * 2).sum(), packed)
+    assert torch.equal(packing.place[keep], torch.arange(count))
+    (gradient,) = torch.autograd.grad(packing.pack([rows * 2 for rows in padded]).sum(), packed)
     assert torch.equal(gradient, torch.full_like(packed, 2.0))
 
 
-def test_padding_gets_no_gradient() -> None:
-    padded = torch.randn(3, 3, 2, 4, requires_grad=True)
-    (gradient,) = torch.autograd.grad(Packing.of(KEEP).pack(padded).sum(), padded)
-    assert torch.equal(gradient, KEEP[:, :, None, None].expand(3, 3, 2, 4).float())
+@pytest.mark.parametrize("keep", KEEPS)
+def test_padding_gets_no_gradient(keep: Tensor) -> None:
+    packing = Packing.of(keep, 0)
+    padded = [torch.randn(len(b.rows), b.columns, 2, 4, requires_grad=True) for b in packing.blocks]
+    gradients = torch.autograd.grad(packing.pack(padded).sum(), padded)
+    for block, gradient in zip(packing.blocks, gradients, strict=True):
+        kept = keep[block.rows, : block.columns]
+        assert torch.equal(gradient, kept[:, :, None, None].expand_as(gradient).float())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "ahead", "blocks"),
+    [
+        ((5, 5, 5), 0, [[0, 1, 2]]),
+        ((5,), 3, [[0]]),
+        ((2, 9, 1, 8, 3), 0, [[1, 3], [4, 0, 2]]),
+        # Little is saved: five slots in six are the prefix's.
+        ((9, 10, 9, 10), 50, [[0, 1, 2, 3]]),
+        ((1, 100), 0, [[1], [0]]),
+    ],
+)
+def test_rows_of_like_length_stand_together(
+    lengths: tuple[int, ...], ahead: int, blocks: list[list[int]]
+) -> None:
+    packing = Packing.of(lengths_kept(*lengths), ahead)
+    assert [block.rows.tolist() for block in packing.blocks] == blocks
+    assert [block.columns for block in packing.blocks] == [
+        max(lengths[row] for row in rows) for rows in blocks
+    ]
+
+
+def test_the_mask_of_a_block_is_cut_once() -> None:
+    packing = Packing.of(KEEPS[1], 2)
+    mask = torch.randn(5, 1, 9, 11)
+    first, second = packing.masks(mask)
+    assert torch.equal(first, mask[[1, 3]])
+    assert torch.equal(second, mask[[4, 0, 2], :, :3, :5])
+    assert packing.masks(mask)[0] is first
+    assert packing.masks(mask.clone())[0] is not first
 
 
 def test_the_packing_is_present_only_inside_its_context() -> None:
-    packing = Packing.of(KEEP)
+    packing = Packing.of(KEEP, 0)
     assert present_packing() is None
 
     def fail() -> None:

@@ -15,18 +15,13 @@ from tests.laws.fitting import ALL_ARCHITECTURES, WINDOW, base_of, plain_answer_
 from torch import Tensor
 
 from tunewise.adaptation.attach import prefix_inputs
-from tunewise.adaptation.trainables import (
-    FrozenPrefix,
-    KVPrefix,
-    LowRank,
-    VirtualTokens,
-    Weights,
-    low_rank_layers,
-    writable_weights,
-)
+from tunewise.adaptation.inside import LowRank, Weights, low_rank_layers, writable_weights
+from tunewise.adaptation.together import BEFORE, INSIDE, Together
+from tunewise.adaptation.trainables import FrozenPrefix, KVPrefix, VirtualTokens
 from tunewise.model.answers import Example, answer_loss
 from tunewise.model.base import Base
 from tunewise.model.forward import pad_rows, row_inputs, selected_logits
+from tunewise.model.layers import embedding_name
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.loop import GradientLoop, LoopSettings
@@ -38,7 +33,12 @@ from tunewise.task.types import Kind, TaskSpec
 SPEC = TaskSpec("t", Kind.CLASSIFICATION, "Say a colour.", ("blue", "red"), "accuracy")
 INPUTS = ("short", "a much longer row of text", "mid length", "x")
 ANSWERS = ("red", "blue", "red", "blue")
-KINDS = ("virtual", "virtual_in_place", "kv", "kv_before_text", "low_rank", "weights")
+# Before the rows, in the model, and one of either together.
+KINDS = (
+    *("virtual", "virtual_in_place", "kv", "kv_before_text", "low_rank", "embeddings", "weights"),
+    *("virtual+low_rank", "virtual_in_place+embeddings", "virtual+weights"),
+    *("kv+embeddings", "kv_before_text+low_rank", "kv_before_text+weights"),
+)
 
 
 def renderer_of(base: Base, instruction: str = SPEC.instruction) -> Renderer:
@@ -53,7 +53,7 @@ def examples_of(renderer: Renderer) -> list[Example]:
 
 
 def virtual_start(base: Base, count: int = 3) -> Tensor:
-    size = float(base.model.get_input_embeddings().weight.std())
+    size = float(base.model.get_input_embeddings().weight.detach().std())
     return torch.randn(count, base.width, generator=torch.Generator().manual_seed(7)) * size
 
 
@@ -61,7 +61,14 @@ def virtual_start(base: Base, count: int = 3) -> Tensor:
 def trainable_of(kind: str, base: Base, renderer: Renderer) -> Iterator[Any]:
     """Each kind of trainable, away from its start so that no gradient is zero by symmetry."""
     frozen = FrozenPrefix(base, renderer, ())
-    if kind == "virtual":
+    if "+" in kind:
+        before, inside = kind.split("+")
+        with (
+            trainable_of(inside, base, renderer) as inner,
+            trainable_of(before, base, renderer) as outer,
+        ):
+            yield Together(outer, inner)
+    elif kind == "virtual":
         yield VirtualTokens(frozen, virtual_start(base), hidden=0, seed=0)
     elif kind == "virtual_in_place":
         yield VirtualTokens(
@@ -75,10 +82,11 @@ def trainable_of(kind: str, base: Base, renderer: Renderer) -> Iterator[Any]:
         with torch.no_grad():
             initial = compute_prefix(base, token_embeddings(base, (5, 6, 7)))
         yield KVPrefix(frozen, initial, replaces_shared_text=False)
-    elif kind == "low_rank":
-        config = {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"}
-        with low_rank_layers(base, config, None, seed=0) as layers:
-            trainable = LowRank(frozen, layers)
+    elif kind in ("low_rank", "embeddings"):
+        layers = "all-linear" if kind == "low_rank" else [embedding_name(base)]
+        config = {"r": 2, "lora_alpha": 4, "target_modules": layers}
+        with low_rank_layers(base, config, None, seed=0) as attached:
+            trainable = LowRank(frozen, attached)
             generator = torch.Generator().manual_seed(3)
             for leaf in trainable.parameters.values():
                 leaf.data = torch.randn(leaf.shape, generator=generator) * 0.1
@@ -95,28 +103,34 @@ def twin_loss(kind: str, base: Base, renderer: Renderer, trainable: Any) -> Tens
     shared = renderer.shared_tokens
     total: Any = 0
     count = 0
+    kind, _, together = kind.partition("+")
+    own = {
+        name.removeprefix(BEFORE): leaf
+        for name, leaf in trainable.parameters.items()
+        if not together or name.startswith(BEFORE)
+    }
     for each in examples_of(renderer):
         count += len(each.answer)
         if kind.startswith("virtual"):
-            before = trainable.parameters["embeddings"]
+            before = own["embeddings"]
             text = each.row if kind == "virtual_in_place" else shared + each.row
             total = total + plain_answer_loss(base, text, each.answer, before=before)
         elif kind.startswith("kv"):
             text = each.row if kind == "kv" else shared + each.row
-            total = total + after_keys_and_values(base, trainable, text, each.answer)
+            total = total + after_keys_and_values(base, own, text, each.answer)
         else:
             total = total + plain_answer_loss(base, shared + each.row, each.answer)
     return total / count
 
 
 def after_keys_and_values(
-    base: Base, trainable: Any, text: tuple[int, ...], answer: tuple[int, ...]
+    base: Base, trained: dict[str, Tensor], text: tuple[int, ...], answer: tuple[int, ...]
 ) -> Tensor:
     """One row behind its own copy of the keys and values, put into a cache by its public door."""
     from transformers.cache_utils import DynamicCache
 
     cache = DynamicCache()
-    leaves = list(trainable.parameters.values())
+    leaves = list(trained.values())
     half = len(leaves) // 2
     for layer in range(half):
         cache.update(leaves[layer][None].clone(), leaves[half + layer][None].clone(), layer)
@@ -158,8 +172,13 @@ def test_loss_and_gradients_equal_the_slow_twin(
     with trainable_of(kind, base, renderer) as trainable:
         loss, gradients = loop_gradients(base, renderer, trainable, most_positions)
         slow = twin_loss(kind, base, renderer, trainable)
-        inside = kind in {"weights", "low_rank"}
-        leaves = dict(base.model.named_parameters()) if inside else trainable.parameters
+        # Inside the model gradients arise on the model's own parameters.
+        leaves = trainable.parameters | {
+            begin + name: leaf
+            for name, leaf in base.model.named_parameters()
+            for begin in ("", INSIDE)
+            if begin + name in trainable.parameters
+        }
         wanted = torch.autograd.grad(slow, [leaves[name] for name in gradients], allow_unused=True)
     assert loss == pytest.approx(float(slow.detach()), abs=1e-5, rel=1e-5)
     assert sum(float(gradient.abs().sum()) for gradient in gradients.values()) > 0

@@ -189,3 +189,31 @@ def test_rows_to_resolve_finds_the_difference_four_times_in_five() -> None:
 def test_different_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="not the same rows: 3 and 4"):
         paired_difference(np.zeros(3), np.zeros(4))
+
+
+def test_what_is_known_of_seeds_widens_only_methods_with_one_seed() -> None:
+    numbers = np.random.default_rng(5)
+    a, b = (numbers.random((1, 400)) < 0.9).astype(float), (numbers.random((1, 400)) < 0.8)
+    plain, wide = paired_difference(a, b), paired_difference(a, b, unseen=(0.03, 0.04))
+    assert wide.difference == plain.difference
+    assert plain.seed_deviation == 0.0
+    assert wide.seed_deviation == pytest.approx(0.05)
+    # Standard errors add as squares; 1.96 of them reach from the middle to a limit.
+    error = (plain.high - plain.low) / 3.92
+    assert (wide.high - wide.low) / 3.92 == pytest.approx(np.hypot(error, 0.05), rel=0.05)
+    assert wide.p_value > plain.p_value
+    several = np.stack([a[0], 1 - a[0]])
+    told, known = (paired_difference(several, several, unseen=each) for each in ((0, 0), (1, 1)))
+    assert told == known
+
+
+def test_rows_cannot_settle_what_seeds_leave_open() -> None:
+    rows = rows_to_resolve(0.03, 0.3)
+    assert rows is not None
+    more = rows_to_resolve(0.03, 0.3, besides=0.005**2)
+    assert more is not None
+    assert more > rows
+    reach = 1.959964 + 0.841621
+    # At `more` rows the difference is as many standard errors wide as was asked for.
+    assert 0.03 / np.sqrt(0.3**2 / more + 0.005**2) == pytest.approx(reach, rel=0.01)
+    assert rows_to_resolve(0.03, 0.3, besides=0.02**2) is None

@@ -27,7 +27,7 @@ def test_every_field_has_a_line_of_help() -> None:
 def test_a_whole_task_file(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("x")
     (tmp_path / "schema.json").write_text(json.dumps({"type": "object"}))
-    data, options = read_task_file(
+    held = read_task_file(
         _file(
             tmp_path,
             'data = "rows.csv"\nschema = "schema.json"\nkind = "json"\ninput = "text"\n'
@@ -35,6 +35,8 @@ def test_a_whole_task_file(tmp_path: Path) -> None:
             "test_fraction = 0.5\n",
         )
     )
+    data, options = held.data, held.options
+    assert held.methods == {}
     assert data == str(tmp_path / "rows.csv")
     assert options.json_schema == {"type": "object"}
     assert (options.kind, options.input, options.split_seed) == (Kind.JSON, "text", 0)
@@ -43,12 +45,17 @@ def test_a_whole_task_file(tmp_path: Path) -> None:
 
 
 def test_inline_schema_and_data_that_is_no_file(tmp_path: Path) -> None:
-    data, options = read_task_file(
-        _file(tmp_path, 'data = "owner/name"\n[schema]\ntype = "array"\n')
-    )
-    assert data == "owner/name"
-    assert options.json_schema == {"type": "array"}
-    assert read_task_file(_file(tmp_path, ""))[0] is None
+    held = read_task_file(_file(tmp_path, 'data = "owner/name"\n[schema]\ntype = "array"\n'))
+    assert held.data == "owner/name"
+    assert held.options.json_schema == {"type": "array"}
+    assert read_task_file(_file(tmp_path, "")).data is None
+
+
+def test_methods_with_their_settings(tmp_path: Path) -> None:
+    text = '[methods."prompt_search > lora"]\nrank = 8\n[methods.lora]\nlearning_rate = 1e-3\n'
+    methods = read_task_file(_file(tmp_path, text)).methods
+    assert methods == {"prompt_search>lora": {"rank": 8}, "lora": {"learning_rate": 1e-3}}
+    assert list(methods) == ["prompt_search>lora", "lora"]
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
@@ -84,6 +91,10 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ('label_separator = ""', "label_separator"),
         ("near_duplicate_similarity = 0", "near_duplicate_similarity"),
         ("split_seed = -1", "split_seed"),
+        ("methods = 3", "methods: found 3"),
+        ('methods = ["lora"]', "methods: found"),
+        ("[methods]\nlora = 8", r"methods\.lora: found 8"),
+        ('[methods."a>b"]\n[methods."a > b"]', "twice"),
     ],
 )
 def test_one_fault(tmp_path: Path, text: str, needle: str) -> None:

@@ -272,3 +272,26 @@ def test_pieces_get_no_space_in_front() -> None:
     renderer = Renderer(tokenizer, SENTIMENT, PromptText("judge."))
     tokens = [*renderer.shared_tokens, *renderer.row_tokens("fine"), *renderer.answer_tokens("bad")]
     assert tokenizer.decode(tokens) == "judge.\n\nInput: fine\nOutput: bad</s>"
+
+
+@pytest.mark.parametrize("template", [CHATML, NO_SYSTEM, FOLDED_SYSTEM])
+@pytest.mark.parametrize("shown", [(), DEMOS])
+def test_the_user_slot_is_the_head_of_the_first_user_turn(
+    template: str, shown: tuple[Demonstration, ...]
+) -> None:
+    tokenizer = chat(template)
+    prompt = PromptText(" Good or bad? ", shown, slot="user")
+    renderer = Renderer(tokenizer, SENTIMENT, prompt)
+    messages = conversation(prompt, "A fine film.", "good", system=False)
+    written = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert written.startswith(renderer.full_text(row("A fine film.", "good")))
+    # A template that writes a system message of its own still does.
+    assert ("named SmolLM" in renderer.shared_text) == (template == CHATML)
+
+
+def test_without_a_chat_template_the_slot_means_nothing() -> None:
+    tokenizer = build_tokenizer(chat=False)
+    one = Renderer(tokenizer, SENTIMENT, PromptText("Good or bad?", DEMOS))
+    other = Renderer(tokenizer, SENTIMENT, PromptText("Good or bad?", DEMOS, slot="user"))
+    assert one.full_text(ROWS[0]) == other.full_text(ROWS[0])
+    assert one.messages("text") == other.messages("text") == []

@@ -6,7 +6,7 @@ Only these positions go through the output head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,15 +23,40 @@ from tunewise.model.forward import (
 from tunewise.model.joined import joined_logits
 from tunewise.model.ledger import Ledger
 from tunewise.model.prefix import PrefixInputs, SharedPrefix
-from tunewise.numerics.loss import summed_cross_entropy, token_cross_entropies
+from tunewise.numerics.loss import (
+    summed_cross_entropy,
+    summed_divergence,
+    token_cross_entropies,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What a teacher expects at the A positions of an answer, its K likeliest tokens.
+
+    Attributes:
+        tokens: (A, K) token ids.
+        probabilities: (A, K) float32; each row sums up to 1.
+    """
+
+    tokens: Tensor = field(repr=False)
+    probabilities: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Tokens of one row and of its answer (the end token included)."""
+    """One row.
+
+    Attributes:
+        row: its tokens.
+        answer: tokens of its answer, the end token included.
+        taught: what is learned in place of the answer's own tokens, which then only stand before
+            one another; of all examples or of none.
+    """
 
     row: tuple[int, ...]
     answer: tuple[int, ...]
+    taught: Taught | None = None
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -40,15 +65,56 @@ class Example:
 
 
 def answer_loss(base: Base, prefix: SharedPrefix, examples: Sequence[Example]) -> Tensor:
-    """Sum of -log p over all answer tokens of some rows, with gradients where they are enabled."""
+    """Sum of -log p over all answer tokens of some rows, with gradients where they are enabled;
+    the divergence from what is taught, where something is."""
     logits, targets, _ = _answer_logits(base, prefix, examples)
-    return summed_cross_entropy(logits, targets)
+    return _summed_loss(logits, targets, examples)
 
 
 def joined_loss(base: Base, ahead: PrefixInputs, examples: Sequence[Example]) -> Tensor:
     """`answer_loss` with the prefix computed in the same pass."""
     rows, select, targets = _answers(base, examples)
-    return summed_cross_entropy(joined_logits(base, ahead, rows, select), targets)
+    return _summed_loss(joined_logits(base, ahead, rows, select), targets, examples)
+
+
+def _summed_loss(logits: Tensor, targets: Tensor, examples: Sequence[Example]) -> Tensor:
+    taught = [each.taught for each in examples if each.taught is not None]
+    if not taught:
+        return summed_cross_entropy(logits, targets)
+    tokens = torch.cat([each.tokens for each in taught]).to(logits.device)
+    probabilities = torch.cat([each.probabilities for each in taught]).to(logits.device)
+    return summed_divergence(logits, tokens, probabilities)
+
+
+def expectations(
+    base: Base, prefix: SharedPrefix, examples: Sequence[Example], ledger: Ledger, *, most: int
+) -> list[Taught]:
+    """What the base expects at the answers of every row behind a prefix; books its forward work.
+
+    Args:
+        base: with whatever is attached to it.
+        prefix: before the rows.
+        examples: the rows; what is expected at a token follows the true tokens before it.
+        ledger: pays.
+        most: likeliest tokens kept at every position; their probabilities are made to sum up to 1.
+    """
+    lengths = [len(example.inputs) for example in examples]
+    found: dict[int, Taught] = {}
+    for batch in _judged_batches(lengths):
+        chosen = [examples[index] for index in batch]
+        counts = [len(example.answer) for example in chosen]
+        forward = positions(base, [lengths[index] for index in batch])
+        ledger.charge(forward=forward, head=sum(counts))
+        with torch.no_grad():
+            logits, _, _ = _answer_logits(base, prefix, chosen)
+            top = logits.float().topk(min(most, logits.shape[1]), dim=-1)
+        tokens, probabilities = top.indices.cpu(), top.values.softmax(dim=-1).cpu()
+        begin = 0
+        for index, count in zip(batch, counts, strict=True):
+            own = slice(begin, begin + count)
+            found[index] = Taught(tokens[own], probabilities[own])
+            begin += count
+    return [found[index] for index in range(len(examples))]
 
 
 def answer_losses(

@@ -72,9 +72,11 @@ def attention_forward(
         return _attend(query, key, value, attention_mask, scaling, softcap), None
     first, query = packing.split(query)
     (key_ahead, key), (value_ahead, value) = packing.split(key), packing.split(value)
-    padded = packing.pad(query.transpose(1, 2)).transpose(1, 2)
+    queries = [padded.transpose(1, 2) for padded in packing.pad(query.transpose(1, 2))]
     keys, values = packing.beside_rows(key_ahead, key), packing.beside_rows(value_ahead, value)
-    mixed = packing.pack(_attend(padded, keys, values, attention_mask, scaling, softcap))
+    masks = [None] * len(queries) if attention_mask is None else packing.masks(attention_mask)
+    blocks = zip(queries, keys, values, masks, strict=True)
+    mixed = packing.pack([_attend(*block, scaling, softcap) for block in blocks])
     if first.shape[2] == 0:
         return mixed, None
     # The prefix runs along with the rows (joined.py) and sees only itself.

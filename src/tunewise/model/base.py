@@ -177,14 +177,54 @@ def load_base(name: str, *, dtype: str = "auto") -> Base:
     )
 
 
+def load_tokenizer(name: str) -> tuple[Any, str]:
+    """The tokenizer of a base model alone, where nothing is computed.
+
+    Args:
+        name: as for `load_base`.
+
+    Returns:
+        The tokenizer, and the fingerprint of the base it belongs to.
+
+    Raises:
+        ConfigError: the folder holds no tokenizer.
+        UnknownNameError: unknown name.
+        UnavailableError: it must be fetched and cannot be.
+    """
+    folder = Path(resolve(name).path)
+    with quiet_transformers():
+        tokenizer = _loaded_tokenizer(folder, name)
+    return tokenizer, stored_fingerprint(folder, tokenizer)
+
+
+def _loaded_tokenizer(folder: Path, name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # as in `_load`: whatever the folder makes transformers raise
+        raise ConfigError(
+            f"the tokenizer of {name!r} does not load",
+            found=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+            expected="a folder that transformers loads without code of its own",
+        ) from error
+
+
 def native_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where this device multiplies it natively, else float32."""
+    """bfloat16 where this device multiplies it faster than float32, else float32.
+
+    Told by what the device is and not by timing it, so that one machine always takes the same.
+    Intel's processors have their fast products in AMX; with the older instructions alone theirs ran
+    at half the rate of float32, and AMD's at more than twice (docs/log.md).
+    """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = sys.platform == "linux" and bool(
-            {"avx512_bf16", "amx_bf16"} & _processor_features()
-        )
+        features = _processor_features()
+        vector = "avx512_bf16" in features and _processor_vendor() != "GenuineIntel"
+        native = sys.platform == "linux" and ("amx_bf16" in features or vector)
     return torch.bfloat16 if native else torch.float32
 
 
@@ -201,12 +241,7 @@ def default_threads() -> int:
 
 def processor_name() -> str:
     """The processor's own name, or that of its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = next((line for line in lines if line.startswith("model name")), "")
-    return named.partition(":")[2].strip() or platform.processor() or platform.machine()
+    return _processor_line("model name") or platform.processor() or platform.machine()
 
 
 def _cast(model: Any, dtype: torch.dtype) -> None:
@@ -259,11 +294,20 @@ def _context_length(model: Any, tokenizer: Any) -> int:
 def _processor_features() -> set[str]:
     if platform.machine().lower() not in {"x86_64", "amd64"}:
         return set()
+    return set(_processor_line("flags").split())
+
+
+def _processor_vendor() -> str:
+    return _processor_line("vendor_id")
+
+
+def _processor_line(name: str) -> str:
+    """What /proc/cpuinfo says of the first core under this name, or nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
+        lines = []
+    return next((line for line in lines if line.startswith(name)), "").partition(":")[2].strip()
 
 
 def _cgroup_cores() -> float | None:

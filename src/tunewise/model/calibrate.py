@@ -42,24 +42,25 @@ class Pace:
 
     Attributes:
         forward: seconds of a position without gradients.
-        step: seconds of a forward position of an optimizer step, its way back included.
+        backward: seconds of a backward pass of a position.
         update: seconds of a step besides.
         setup: seconds until the first step.
         saved_bytes: what a forward position of a step keeps for the way back.
         trained: how many numbers are trained.
-        backward_passes, prefix_positions: see `Trainable`.
+        backward_passes, prefix_positions, frozen_layers: see `Trainable`.
         begun: positions computed before the first step.
         laid_out_bytes: what frozen weights take again while others are trained.
     """
 
     forward: float
-    step: float = 0.0
+    backward: float = 0.0
     update: float = 0.0
     setup: float = 0.0
     saved_bytes: float = 0.0
     trained: int = 0
     backward_passes: float = 0.0
     prefix_positions: int = 0
+    frozen_layers: int = 0
     begun: int = 0
     laid_out_bytes: int = 0
 
@@ -207,6 +208,7 @@ class AllWeights:
     """
 
     backward_passes = 2.0
+    frozen_layers = 0
 
     def __init__(self, base: Base, inputs: Callable[[], PrefixInputs], positions: int) -> None:
         self.parameters = {"nothing": torch.zeros(1, requires_grad=True)}

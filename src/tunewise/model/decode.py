@@ -1,4 +1,4 @@
-"""Greedy decoding behind a shared prefix: free, among labels, or under a grammar.
+"""Decoding behind a shared prefix, greedy or drawn: free, among labels, or under a grammar.
 
 Rows are padded on the left, between the prefix and the row, and positions count real tokens only,
 so a row's answer does not depend on its neighbours (peft#1093 is the failure to avoid).
@@ -6,10 +6,11 @@ so a row's answer does not depend on its neighbours (peft#1093 is the failure to
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +29,10 @@ from tunewise.numerics.trie import Trie
 
 MOST_POSITIONS = 4096
 MOST_ROWS = 32
+
+
+# Takes the next token from logits (V,), -inf where a token is not allowed.
+Choose: TypeAlias = Callable[[Tensor], int]
 
 
 class Constraint(Protocol):
@@ -85,12 +90,14 @@ class Decoded:
         log_probability: sum over the tokens taken, renormalised over the allowed ones.
         ended: whether it ended by itself rather than by the length limit.
         constraint: the state at the end, where there was one.
+        choose: takes each token; None takes the likeliest.
     """
 
     tokens: list[int] = field(default_factory=list)
     log_probability: float = 0.0
     ended: bool = False
     constraint: Constraint | None = None
+    choose: Choose | None = None
 
     @property
     def probability(self) -> float:
@@ -107,8 +114,9 @@ def decode(
     max_new_tokens: int,
     constrain: Callable[[], Constraint] | None = None,
     ledger: Ledger | None = None,
+    choose: Callable[[Sequence[int]], Choose] | None = None,
 ) -> list[Decoded]:
-    """Greedy answers to all rows, in their order.
+    """Answers to all rows, in their order.
 
     Args:
         base: the base, with whatever is attached to it.
@@ -118,17 +126,45 @@ def decode(
         max_new_tokens: length limit of an answer.
         constrain: makes a fresh constraint for each row; None decodes freely.
         ledger: books the work where given.
+        choose: given a row, what takes its tokens; None takes the likeliest.
     """
     answers: list[Decoded] = [Decoded() for _ in rows]
     lengths = [len(row) for row in rows]
     for batch in group_by_length(lengths, most_positions=MOST_POSITIONS, most_rows=MOST_ROWS):
-        present = [Decoded(constraint=constrain() if constrain else None) for _ in batch]
+        present = [
+            Decoded(
+                constraint=constrain() if constrain else None,
+                choose=choose(rows[index]) if choose else None,
+            )
+            for index in batch
+        ]
         with torch.no_grad():
             chosen = [rows[index] for index in batch]
             _decode_batch(base, prefix, chosen, present, end_token, max_new_tokens, ledger)
         for index, answer in zip(batch, present, strict=True):
             answers[index] = answer
     return answers
+
+
+def drawn_at(temperature: float, *, seed: int) -> Callable[[Sequence[int]], Choose]:
+    """Draws tokens at a temperature; what a row gets depends on itself and the seed alone.
+
+    Args:
+        temperature: divides the logits; above 0.
+        seed: another one draws another answer.
+    """
+
+    def for_row(row: Sequence[int]) -> Choose:
+        digest = hashlib.sha256(repr((seed, tuple(row))).encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+        def choose(logits: Tensor) -> int:
+            probability = (logits / temperature).softmax(dim=-1).cpu()
+            return int(torch.multinomial(probability, 1, generator=generator))
+
+        return choose
+
+    return for_row
 
 
 def _decode_batch(
@@ -176,7 +212,7 @@ def _take(answer: Decoded, logits: Tensor, end_token: int) -> int | None:
     allowed = None if answer.constraint is None else answer.constraint.allowed()
     if allowed is not None:
         logits = logits.masked_fill(~allowed.to(logits.device), -math.inf)
-    token = int(logits.argmax())
+    token = int(logits.argmax()) if answer.choose is None else answer.choose(logits)
     answer.log_probability += float(logits.log_softmax(dim=-1)[token])
     if answer.constraint is not None:
         answer.constraint.advance(token)

@@ -154,8 +154,8 @@ def selected_logits(
     if keep is None or not packs(base, keep.sum(dim=1).tolist()):
         behind = inputs | cached(prefix, inputs["input_ids"].shape[0])
         return logits_at(base, behind, select, plain=plain)
-    packing = Packing.of(keep)
-    places = packing.flat[select[0] * keep.shape[1] + select[1]]
+    packing = Packing.of(keep, prefix.length)
+    places = packing.place[select]
     with packed_as(packing):
         flat = (torch.zeros_like(places), places)
         behind = _packed(inputs, keep, base) | cached(prefix, 1)
@@ -237,7 +237,7 @@ def _same(base: Base) -> bool:
     with torch.no_grad():
         wanted = backbone(base)(**padded).last_hidden_state[keep].float()
         try:
-            with packed_as(Packing.of(keep)):
+            with packed_as(Packing.of(keep, 0)):
                 got = backbone(base)(**packed).last_hidden_state[0].float()
         except (RuntimeError, ValueError, TypeError, IndexError):
             # A shape that this architecture does not take.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.model.base import Base
+from tunewise.model.lower import LowerActivations
 from tunewise.model.norms import lean_norm
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -34,10 +35,15 @@ class FrozenLayers:
     Args:
         base: the base, with whatever is attached to it; which of its weights are frozen is looked
             at once, when they are first used.
+
+    Attributes:
+        lower: kept activations of the lowest layers, where a training has any; every step then
+            begins above them, and its rows must run in one piece.
     """
 
     def __init__(self, base: Base) -> None:
         self.base = base
+        self.lower: LowerActivations | None = None
         self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] | None = None
 
     @contextmanager
@@ -74,7 +80,7 @@ def _laid_out_layers(base: Base) -> list[nn.Linear]:
         if isinstance(module, nn.Linear) and _eligible(module)
     ]
     fits = _copies(modules) <= _MOST_OF_MEMORY * psutil.virtual_memory().total
-    return modules if fits and _supported(base) else []
+    return modules if fits and lays_out(base) else []
 
 
 def _copies(modules: Sequence[nn.Linear]) -> int:
@@ -87,14 +93,14 @@ class _Laid:
 
     def __init__(self, module: nn.Linear) -> None:
         self.weight, self.bias = module.weight.detach(), module.bias
-        self.forward = _lay_out(self.weight)
+        self.forward = lay_out(self.weight)
         self._backward: Tensor | None = None
 
     @property
     def backward(self) -> Tensor:
         """The transpose (I x O) in the kernels' layout."""
         if self._backward is None:
-            self._backward = _lay_out(self.weight.t().contiguous())
+            self._backward = lay_out(self.weight.t().contiguous())
         return self._backward
 
     def apply(self, rows: Tensor) -> Tensor:
@@ -109,21 +115,23 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, laid: _Laid) -> Tensor:
         ctx.laid = laid
-        return _product(rows, laid.forward, laid.bias)
+        return laid_product(rows, laid.forward, laid.bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _product(gradients[0], ctx.laid.backward, None), None
+        return laid_product(gradients[0], ctx.laid.backward, None), None
 
 
-def _product(rows: Tensor, laid: Tensor, bias: Tensor | None) -> Tensor:
+def laid_product(rows: Tensor, laid: Tensor, bias: Tensor | None) -> Tensor:
+    """rows (..., I) times a weight (O x I) in the kernels' layout -> (..., O); no gradients."""
     found: Tensor = torch.ops.mkldnn._linear_pointwise(
         rows.contiguous(), laid, bias, "none", [], ""
     )
     return found
 
 
-def _lay_out(weight: Tensor) -> Tensor:
+def lay_out(weight: Tensor) -> Tensor:
+    """A copy of a weight (O x I) in the kernels' layout, which only `laid_product` reads."""
     found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
     return found
 
@@ -137,7 +145,7 @@ def _eligible(module: nn.Linear) -> bool:
     return frozen and weight.device.type == "cpu" and weight.dtype in _DTYPES
 
 
-def _supported(base: Base) -> bool:
+def lays_out(base: Base) -> bool:
     """Whether this build of PyTorch has these operations and gets the same from them."""
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
     if not available or base.dtype not in _DTYPES:
@@ -145,7 +153,7 @@ def _supported(base: Base) -> bool:
     rows = torch.ones(3, 32, dtype=base.dtype)
     weight = torch.arange(16 * 32, dtype=base.dtype).view(16, 32) / (16 * 32)
     try:
-        found = _product(rows, _lay_out(weight), None)
+        found = laid_product(rows, lay_out(weight), None)
     except (AttributeError, RuntimeError, NotImplementedError):
         # They are PyTorch's own, made for its compiler, and may be missing or differ.
         return False

@@ -8,6 +8,8 @@ every row the prefix and itself. The slow twin in the tests lowers the prefix fi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,9 +49,30 @@ def joined_logits(
     Returns:
         (N, V) float32.
     """
+    # Asked before: it runs a probe, which is not packed.
+    plain = has_plain_head(base)
+    flat, packing = joined_inputs(base, ahead, rows)
+    chosen = ahead.length - ahead.after.length + packing.place[select]
+    with packed_as(packing):
+        at = (torch.zeros_like(chosen), chosen)
+        return logits_at(base, flat, at, plain=plain)
+
+
+def joined_inputs(
+    base: Base, ahead: PrefixInputs, rows: PaddedRows
+) -> tuple[dict[str, Any], Packing]:
+    """Keyword arguments for one pass of a prefix and the rows behind it, and how it is packed.
+
+    On the flat axis stand the positions that are computed of the prefix, then the rows one after
+    another.
+
+    Args:
+        base: a base that is `joinable`, with whatever is attached to it.
+        ahead: the prefix.
+        rows: B rows of T tokens.
+    """
     keep = rows.mask
     begin = ahead.after.length
-    count = ahead.length - begin
     inputs = row_inputs(base, ahead.length, rows)
     own = base.model.get_input_embeddings()(rows.tokens[keep])[None]
     embedded = own if ahead.embeddings is None else torch.cat([ahead.embeddings, own], dim=1)
@@ -61,10 +84,4 @@ def joined_logits(
     }
     # An empty cache would copy all keys and values once.
     flat |= cached(ahead.after, 1) if begin else {"use_cache": False}
-    # Asked before: it runs a probe, which is not packed.
-    plain = has_plain_head(base)
-    packing = Packing.of(keep)
-    chosen = count + packing.flat[select[0] * keep.shape[1] + select[1]]
-    with packed_as(packing):
-        at = (torch.zeros_like(chosen), chosen)
-        return logits_at(base, flat, at, plain=plain)
+    return flat, Packing.of(keep, ahead.length)

@@ -41,21 +41,18 @@ def linear_names(base: Base) -> list[str]:
     )
 
 
-def share_with_gradients(base: Base, names: Iterable[str]) -> float:
-    """Share of the layers that a backward pass goes through when these parameters are trained.
+def embedding_name(base: Base) -> str:
+    """The last word of the name of the input embeddings."""
+    table = base.model.get_input_embeddings()
+    names: dict[int, str] = {id(module): name for name, module in base.model.named_modules()}
+    return names[id(table)].rpartition(".")[2]
 
-    It ends at the lowest trained layer, since nothing below it needs a gradient. Trained parameters
-    outside the layers may stand before the first one.
 
-    Args:
-        base: the base.
-        names: of the trained parameters.
+def lowest_layer(names: Iterable[str]) -> int:
+    """The number of the lowest layer that has one of these parameters; nothing below it needs a
+    gradient when they are trained.
 
-    Returns:
-        Between 0 and 1.
+    Parameters outside the layers may stand before the first one, so they count as in it.
     """
     numbers = [layer_of(name) for name in names]
-    if not numbers or None in numbers:
-        return 1.0
-    lowest = min(number for number in numbers if number is not None)
-    return (base.layers - lowest) / base.layers
+    return min((0 if number is None else number for number in numbers), default=0)

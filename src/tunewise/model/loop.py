@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class Trainable(Protocol):
         backward_passes: backward passes per position: 1 with frozen weights, 2 with trained ones,
             times the share of layers above the lowest trained one (nothing below needs gradients).
         prefix_positions: positions of the prefix that are computed at every step.
+        frozen_layers: layers from below that what is trained stands above.
     """
 
     @property
@@ -59,6 +60,11 @@ class Trainable(Protocol):
 
     @property
     def prefix_positions(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def frozen_layers(self) -> int:
         """See the class."""
         ...
 
@@ -82,16 +88,18 @@ class LoopSettings:
     Attributes:
         batch_size: rows per optimizer step.
         learning_rate: peak of the schedule.
+        own_rates: peaks of their own, by the beginning of parameters' names.
         warmup_steps: steps of the linear rise.
         decay_begin, decay_end: the linear decay's steps; no decay where `decay_end` is None.
         weight_decay: of AdamW (Loshchilov & Hutter 2019).
-        clip_norm: the largest gradient norm.
+        clip_norm: the largest gradient norm, of each group of one learning rate.
         row_order: "shuffled" by seed, similar lengths together; "file" as the rows stand.
         most_positions: rows x tokens that run at once; more are run in pieces.
     """
 
     batch_size: int = 16
     learning_rate: float = 1e-3
+    own_rates: Mapping[str, float] = field(default_factory=dict)
     warmup_steps: int = 0
     decay_begin: int = 0
     decay_end: int | None = None
@@ -169,7 +177,7 @@ class GradientLoop:
         self.order = BatchOrder(lengths, settings.batch_size, seed, settings.row_order)
         self.step = 0
         self.optimizer = torch.optim.AdamW(
-            list(trainable.parameters.values()),
+            _groups(trainable.parameters, settings),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             fused=True,
@@ -178,9 +186,13 @@ class GradientLoop:
 
     def costs(self) -> Iterator[int]:
         """Token passes of step after step from the first, exactly as `run` books them; no end."""
-        for step in itertools.count():
-            forward = self._positions(self.order.batch(step))
-            yield forward + self._backward_positions(forward)
+        return (sum(self.work(step)) for step in itertools.count())
+
+    def work(self, step: int) -> tuple[int, int]:
+        """Forward and backward passes of a step."""
+        positions = self._positions(self.order.batch(step))
+        above = 1.0 if self._frozen.lower is None else 1.0 - self._frozen.lower.share
+        return round(positions * above), round(positions * self.trainable.backward_passes)
 
     def run(self, steps: int) -> None:
         """Take this many steps.
@@ -222,17 +234,13 @@ class GradientLoop:
     def _behind(self, lengths: Sequence[Sequence[int]]) -> int:
         return sum(positions(self.base, piece) for piece in lengths)
 
-    def _backward_positions(self, forward: int) -> int:
-        return round(forward * self.trainable.backward_passes)
-
     def _one_step(self) -> None:
         began = time.perf_counter()
         batch = self.order.batch(self.step)
         answers = sum(len(self.examples[index].answer) for index in batch)
-        forward = self._positions(batch)
+        forward, backward = self.work(self.step)
         # The head stands above all layers: only with all weights trained has it two passes.
         head = answers * (1 + max(1, int(self.trainable.backward_passes)))
-        backward = self._backward_positions(forward)
         self.ledger.charge(forward=forward, backward=backward, head=head)
         self.optimizer.zero_grad(set_to_none=True)
         ahead = self.trainable.prefix_inputs()
@@ -253,7 +261,9 @@ class GradientLoop:
         self, ahead: PrefixInputs, pieces: Sequence[Sequence[int]], answers: int
     ) -> float:
         rows = [self.examples[index] for index in pieces[0]]
-        loss = joined_loss(self.base, ahead, rows) / answers
+        kept = nullcontext() if self._frozen.lower is None else self._frozen.lower.used(pieces[0])
+        with kept:
+            loss = joined_loss(self.base, ahead, rows) / answers
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return float(loss.detach())
 
@@ -286,8 +296,18 @@ class GradientLoop:
         if settings.decay_end is not None:
             factor *= linear_decay(self.step, settings.decay_begin, settings.decay_end)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
-        parameters = list(self.trainable.parameters.values())
-        torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            group["lr"] = group["peak"] * factor
+            # By itself: the gradients of two kinds of part differ by orders of magnitude.
+            torch.nn.utils.clip_grad_norm_(group["params"], settings.clip_norm)
         self.optimizer.step()
         self.trainable.publish()
+
+
+def _groups(parameters: Mapping[str, Tensor], settings: LoopSettings) -> list[dict[str, Any]]:
+    """The optimizer's groups: one for each learning rate that some parameters have."""
+    groups: dict[str, list[Tensor]] = {}
+    for name, leaf in parameters.items():
+        begin = next((begin for begin in settings.own_rates if name.startswith(begin)), "")
+        groups.setdefault(begin, []).append(leaf)
+    rates = {"": settings.learning_rate, **settings.own_rates}
+    return [{"params": leaves, "peak": rates[begin]} for begin, leaves in groups.items()]

@@ -15,12 +15,14 @@ The p-value, that there is no difference:
 - one seed each and 0/1 scores: exact McNemar, a binomial test on the rows where exactly one method
   is right (McNemar 1947);
 - else: a sign-flip permutation test over rows (Fisher 1935; as (count + 1) / (resamples + 1)). It
-  takes the fits as given. Where a method has several seeds the p-value found by inverting the
-  bootstrap interval, which knows that seeds vary, is computed too, and the larger one holds.
+  takes the fits as given. Where a method has several seeds, or one and it is told how much seeds
+  matter, the p-value found by inverting the bootstrap interval, which knows that seeds vary, is
+  computed too, and the larger one holds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,24 +37,34 @@ from tunewise.numerics.intervals import (
     bootstrap_means,
     is_binary,
     seed_effects,
+    seed_variance,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """Mean of `a` minus mean of `b`, its interval, p-value, and spread of per-row differences."""
+    """Mean of `a` minus mean of `b`, its interval, p-value, and where its noise comes from.
+
+    Attributes:
+        difference, low, high, p_value: see above.
+        row_deviation: standard deviation of the per-row differences.
+        seed_deviation: that of the mean difference by the seeds of the fits, which more rows do not
+            lessen.
+    """
 
     difference: float
     low: float
     high: float
     p_value: float
     row_deviation: float
+    seed_deviation: float
 
 
 def paired_difference(
     a: ArrayLike,
     b: ArrayLike,
     *,
+    unseen: tuple[float, float] = (0.0, 0.0),
     level: float = 0.95,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -62,6 +74,8 @@ def paired_difference(
     Args:
         a: (S seeds, n rows) or (n,) scores of one method.
         b: (S' seeds, n rows) or (n,) scores of the other, rows in the same order.
+        unseen: standard deviation of the effect of the seed on either mean, known from elsewhere;
+            it counts for a method with one seed, whose own rows cannot tell it.
         level: of the interval.
         seed: of bootstrap and permutation.
         resamples: drawings of each.
@@ -78,20 +92,35 @@ def paired_difference(
     draws = bootstrap_means(padded, np.ones(len(padded)), seed=seed, resamples=resamples)
     numbers = np.random.default_rng([seed, 1])
     draws += seed_effects(first, numbers, resamples) - seed_effects(second, numbers, resamples)
+    known = [
+        deviation if len(matrix) == 1 else 0.0
+        for matrix, deviation in zip((first, second), unseen, strict=True)
+    ]
+    for deviation in known:
+        draws += deviation * numbers.standard_normal(resamples)
     low, high = np.clip(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]), -1.0, 1.0)
     if len(first) == len(second) == 1 and is_binary(first) and is_binary(second):
         p_value = mcnemar(int((per_row > 0).sum()), int((per_row < 0).sum()))
     else:
         p_value = sign_flip(per_row, seed=seed, resamples=resamples)
-        if len(first) > 1 or len(second) > 1:
-            p_value = max(p_value, _inverted(draws))
+    if len(first) > 1 or len(second) > 1:
+        p_value = max(p_value, _inverted(draws))
+    elif any(known):
+        # Rows and seeds are both near normal here, and a small p-value needs no resamples.
+        p_value = max(p_value, float(2 * stats.norm.sf(abs(difference) / draws.std())))
     return PairedDifference(
         difference,
         min(float(low), difference),
         max(float(high), difference),
         p_value,
         float(per_row.std(ddof=1)) if len(per_row) > 1 else 0.0,
+        math.sqrt(sum(each**2 for each in known) + sum(map(_of_seeds, (first, second)))),
     )
+
+
+def _of_seeds(matrix: Floats) -> float:
+    """Variance of the mean over S seeds by the seeds."""
+    return seed_variance(matrix) / len(matrix)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -150,23 +179,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def rows_to_resolve(
-    difference: float, row_deviation: float, *, level: float = 0.95, power: float = 0.8
+    difference: float,
+    row_deviation: float,
+    *,
+    besides: float = 0.0,
+    level: float = 0.95,
+    power: float = 0.8,
 ) -> int | None:
     """Test rows at which a difference of this size is found by a two-sided test.
 
     Args:
         difference: mean difference per row.
         row_deviation: standard deviation of the per-row differences.
+        besides: variance of the mean difference that more rows do not lessen, such as the seeds'.
         level: one minus the test's level.
         power: probability of finding it.
 
     Returns:
-        Rows, by the normal approximation; None where the difference or its spread is 0.
+        Rows, by the normal approximation; None where the difference or its spread is 0, or where
+        no number of rows would do.
     """
-    if difference == 0 or row_deviation == 0:
-        return None
     reach = float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power))
-    return int(np.ceil((reach * row_deviation / difference) ** 2))
+    left = difference**2 - reach**2 * besides
+    if difference == 0 or row_deviation == 0 or left <= 0:
+        return None
+    return int(np.ceil((reach * row_deviation) ** 2 / left))
 
 
 def _with_pseudo_rows(differences: Floats) -> Floats:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 from tunewise.errors import ConfigError
+from tunewise.task.prompt import SYSTEM_SLOT, USER_SLOT
 
 INSTRUCTION = "instruction"
 INPUT = "input"
@@ -55,11 +56,14 @@ class Layout:
         end_text: what follows the answer up to and including the token that ends it, as the
             template writes it; empty where there is no template.
         closing_text: what the template writes after that.
+        messages: role and content of every chat message before the answer, as the template was
+            given them; empty where there is no template.
     """
 
     pieces: tuple[str | Slot, ...]
     end_text: str
     closing_text: str
+    messages: tuple[tuple[str, tuple[str | Slot, ...]], ...] = ()
 
 
 def plain_layout(*, instructed: bool, turns: int) -> Layout:
@@ -78,23 +82,25 @@ def plain_layout(*, instructed: bool, turns: int) -> Layout:
     return Layout(tuple(pieces), "", "")
 
 
-def chat_layout(tokenizer: Any, *, instructed: bool, turns: int) -> Layout:
+def chat_layout(tokenizer: Any, *, instructed: bool, turns: int, slot: str = SYSTEM_SLOT) -> Layout:
     """The layout that a tokenizer's chat template gives.
 
-    The instruction is the system message where the template takes one, else the head of the first
-    user turn. Without an instruction an empty system message is sent to templates that would
-    otherwise write one of their own.
+    In the system slot the instruction is the system message where the template takes one, else the
+    head of the first user turn. In the user slot it is that head, and a system message that the
+    template writes of its own stays. Without an instruction an empty system message is sent to
+    templates that would otherwise write one of their own.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
         instructed: whether there is an instruction.
         turns: solved examples shown before the row.
+        slot: `SYSTEM_SLOT` or `USER_SLOT`.
 
     Raises:
         ConfigError: the template cannot be rendered, or drops or repeats a text.
     """
     first_error: Exception | None = None
-    for messages in _candidates(tokenizer, instructed=instructed, turns=turns):
+    for messages in _candidates(tokenizer, instructed=instructed, turns=turns, slot=slot):
         try:
             text = _render(tokenizer, messages)
         except Exception as error:  # templates raise whatever they like
@@ -102,7 +108,8 @@ def chat_layout(tokenizer: Any, *, instructed: bool, turns: int) -> Layout:
             continue
         pieces = _cut(text)
         if _slots(pieces) == _expected_slots(instructed=instructed, turns=turns):
-            return _finish(tokenizer, pieces)
+            given = ((each["role"], tuple(_cut(each["content"]))) for each in messages[:-1])
+            return replace(_finish(tokenizer, pieces), messages=tuple(given))
     raise ConfigError(
         "the chat template of this base model cannot be used",
         found=str(first_error) if first_error else "it drops, repeats or reorders messages",
@@ -111,7 +118,9 @@ def chat_layout(tokenizer: Any, *, instructed: bool, turns: int) -> Layout:
     )
 
 
-def _candidates(tokenizer: Any, *, instructed: bool, turns: int) -> list[list[dict[str, str]]]:
+def _candidates(
+    tokenizer: Any, *, instructed: bool, turns: int, slot: str
+) -> list[list[dict[str, str]]]:
     instruction = _sentinel(INSTRUCTION, 0)
     turns_only: list[dict[str, str]] = []
     for turn in range(turns + 1):
@@ -119,10 +128,10 @@ def _candidates(tokenizer: Any, *, instructed: bool, turns: int) -> list[list[di
         turns_only.append({"role": "assistant", "content": _sentinel(ANSWER, turn)})
     if instructed:
         head = {"role": "user", "content": f"{instruction}\n\n{turns_only[0]['content']}"}
-        return [
-            [{"role": "system", "content": instruction}, *turns_only],
-            [head, *turns_only[1:]],
-        ]
+        in_user = [head, *turns_only[1:]]
+        if slot == USER_SLOT:
+            return [in_user]
+        return [[{"role": "system", "content": instruction}, *turns_only], in_user]
     silent = [{"role": "system", "content": ""}, *turns_only]
     if _writes_own_system_message(tokenizer):
         return [silent, turns_only]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +60,33 @@ class TaskOptions(BaseModel):
     )
 
 
-def read_task_file(path: str | Path) -> tuple[str | None, TaskOptions]:
-    """Read a task file: the keys of `TaskOptions`, and `data` and `schema` beside them.
+@dataclass(frozen=True, slots=True)
+class TaskFile:
+    """What a task file holds.
+
+    Attributes:
+        data: the data source, or None.
+        options: about the data.
+        methods: settings by method or chain, in the order they stand; their names and values are
+            for whoever knows the methods to check.
+        questions: settings by question, likewise.
+    """
+
+    data: str | None
+    options: TaskOptions
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    questions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def read_task_file(path: str | Path) -> TaskFile:
+    """Read a task file: the keys of `TaskOptions`, and beside them `data`, `schema`, `methods` and
+    `questions`.
+
+    A table `[priorities]` may stand there too and is left to those who recommend.
 
     Args:
         path: a TOML file. `data` and a `schema` that is a path are relative to it; `schema` may
             also be a table and stands for `json_schema`.
-
-    Returns:
-        the data source or None, and the options.
 
     Raises:
         ConfigError: the file cannot be read, or has faults; all of them are told at once.
@@ -73,6 +94,8 @@ def read_task_file(path: str | Path) -> tuple[str | None, TaskOptions]:
     file = Path(path)
     values = _read_toml(file)
     faults: list[str] = []
+    # What matters to the user is no fact of the data; who recommends reads it.
+    values.pop("priorities", None)
     data = values.pop("data", None)
     if data is not None and not isinstance(data, str):
         faults.append(f"data: found {data!r}, expected a path or data set id in quotes")
@@ -85,15 +108,38 @@ def read_task_file(path: str | Path) -> tuple[str | None, TaskOptions]:
             faults.append("schema and json_schema: found both, expected one of them")
         elif schema is not None:
             values["json_schema"] = schema
-    options = _validate(values, faults, known_besides=("data", "schema"))
+    methods = _tables("methods", values.pop("methods", {}), faults)
+    questions = _tables("questions", values.pop("questions", {}), faults)
+    beside = ("data", "schema", "methods", "questions")
+    options = _validate(values, faults, known_besides=beside)
     if options is None:
         raise ConfigError(
             f"the task file {file} has {len(faults)} fault{'s' if len(faults) > 1 else ''}",
             found="\n    ".join(faults),
-            expected=f"keys among data, schema, {', '.join(TaskOptions.model_fields)}",
+            expected=f"keys among {', '.join((*beside, *TaskOptions.model_fields))}",
             fix="correct the keys named above",
         )
-    return data, options
+    return TaskFile(data, options, methods, questions)
+
+
+def _tables(what: str, value: Any, faults: list[str]) -> dict[str, dict[str, Any]]:
+    """Settings by name: a table of tables. Spaces around arrows and pluses mean nothing."""
+    example = {"methods": "[methods.lora]", "questions": "[questions.fragility]"}[what]
+    if not isinstance(value, dict):
+        faults.append(f"{what}: found {value!r}, expected tables such as {example}")
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for name, settings in value.items():
+        plain = re.sub(r"\s*([>+])\s*", r"\1", name.strip())
+        if not isinstance(settings, dict):
+            faults.append(
+                f"{what}.{name}: found {settings!r}, expected a table such as [{what}.{name}]"
+            )
+        elif plain in found:
+            faults.append(f"{what}.{name}: {plain} stands there twice")
+        else:
+            found[plain] = settings
+    return found
 
 
 def merge(options: TaskOptions, **overrides: Any) -> TaskOptions:

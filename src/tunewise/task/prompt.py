@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+SYSTEM_SLOT: Literal["system"] = "system"
+USER_SLOT: Literal["user"] = "user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +28,13 @@ class PromptText:
         pool: solved examples of which the `nearest` ones to the row at hand (TF-IDF cosine) are
             shown, most similar last; they differ by row, so they are not shared.
         nearest: how many of `pool` are shown with each row; 0 where `pool` is empty.
+        slot: where a chat template is given the instruction: as its system message (as the head of
+            the first user turn where it takes none), or as that head in any case. Nothing where
+            the base has no chat template.
     """
 
     instruction: str
     demonstrations: tuple[Demonstration, ...] = ()
     pool: tuple[Demonstration, ...] = ()
     nearest: int = 0
+    slot: Literal["system", "user"] = SYSTEM_SLOT

@@ -25,6 +25,8 @@ from tunewise.task.tokens import PieceTokenizer
 from tunewise.task.types import Row, TaskSpec
 
 ANSWER_MARKS = ("⟦", "⟧")
+# A model without a chat template likes to go on with an example of its own.
+NEXT_EXAMPLE = "\n\nInput:"
 
 
 class Renderer:
@@ -83,6 +85,22 @@ class Renderer:
         """
         return self._tokens(self._row(text))
 
+    def messages(self, text: str) -> list[dict[str, str]]:
+        """The chat messages before the answer, as the chat template is given them.
+
+        Args:
+            text: the row's input.
+
+        Returns:
+            Role and content of each; none where the base has no chat template.
+        """
+        own = self._own(text)
+        layout = self._layout(len(own) - 1)
+        return [
+            {"role": role, "content": "".join(piece for piece, _ in self._fill(content, own))}
+            for role, content in layout.messages
+        ]
+
     def answer_text(self, answer: str) -> str:
         """The answer as it stands in the text, with the text of the token that ends it."""
         return f"{self._lead()}{answer.strip()}{self._end_text}"
@@ -102,9 +120,13 @@ class Renderer:
             kept = kept[: kept.index(self.end_token_id)]
         text = self._pieces.decode(kept)
         if not self._chat:
-            # A model without a chat template likes to go on with an example of its own.
-            text = text.split("\n\nInput:")[0]
+            text = text.split(NEXT_EXAMPLE)[0]
         return text.strip()
+
+    @property
+    def cut_marks(self) -> tuple[str, ...]:
+        """Texts before the first of which `decode` ends an answer."""
+        return () if self._chat else (NEXT_EXAMPLE,)
 
     def full_text(self, row: Row) -> str:
         """Shared text, row and answer in one."""
@@ -124,7 +146,12 @@ class Renderer:
             turns = len(self.prompt.demonstrations) + nearest
             instructed = bool(self.prompt.instruction.strip())
             self._layouts[nearest] = (
-                chat_layout(self._pieces.tokenizer, instructed=instructed, turns=turns)
+                chat_layout(
+                    self._pieces.tokenizer,
+                    instructed=instructed,
+                    turns=turns,
+                    slot=self.prompt.slot,
+                )
                 if self._chat
                 else plain_layout(instructed=instructed, turns=turns)
             )
@@ -141,13 +168,17 @@ class Renderer:
     def _shared_pieces(self, layout: Layout) -> tuple[str | Slot, ...]:
         return layout.pieces[: self._first_own(layout)]
 
-    def _row(self, text: str) -> list[tuple[str, bool]]:
+    def _own(self, text: str) -> tuple[Demonstration, ...]:
+        """What is the row's own: its nearest demonstrations, then the row."""
         near: tuple[Demonstration, ...] = ()
         if self._nearest is not None:
             near = self._nearest.find(text, self.prompt.nearest)
-        layout = self._layout(len(near))
-        own = layout.pieces[self._first_own(layout) : -1]
-        return self._fill(own, (*near, Demonstration(text, "")))
+        return (*near, Demonstration(text, ""))
+
+    def _row(self, text: str) -> list[tuple[str, bool]]:
+        own = self._own(text)
+        layout = self._layout(len(own) - 1)
+        return self._fill(layout.pieces[self._first_own(layout) : -1], own)
 
     def _fill(
         self, pieces: Sequence[str | Slot], own: Sequence[Demonstration]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tunewise.errors import ConfigError
+
+# Whether control tokens are split is a state of the tokenizer: a thread that sets it between
+# another's setting and encoding would turn a user's text into control tokens.
+_LOCKS: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class PieceTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self._lock = _LOCKS.setdefault(tokenizer, threading.Lock())
         self._fixed: dict[str, tuple[int, ...]] = {}
         self._controls = frozenset(int(token) for token in tokenizer.all_special_ids)
         texts = sorted((str(t) for t in tokenizer.all_special_tokens), key=len, reverse=True)
@@ -60,11 +67,11 @@ class PieceTokenizer:
 
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens, without control tokens and without tidying of spaces."""
-        return str(
-            self.tokenizer.decode(
+        with self._lock:
+            text = self.tokenizer.decode(
                 tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
-        )
+        return str(text)
 
     def begin_text(self, shared_text: str) -> str:
         """Text of the token that this tokenizer puts before a text, or nothing.
@@ -75,7 +82,8 @@ class PieceTokenizer:
         begin = self.tokenizer.bos_token
         if not begin or shared_text.startswith(begin):
             return ""
-        with_own = list(self.tokenizer("a").input_ids)
+        with self._lock:  # this call sets that state, too
+            with_own = list(self.tokenizer("a").input_ids)
         return str(begin) if with_own[:1] == [self.tokenizer.bos_token_id] else ""
 
     @property
@@ -108,8 +116,8 @@ class PieceTokenizer:
         return self._encode(text, split=split)
 
     def _encode(self, text: str, *, split: bool) -> tuple[int, ...]:
-        return tuple(
-            self.tokenizer(
+        with self._lock:
+            encoded = self.tokenizer(
                 text, add_special_tokens=False, split_special_tokens=split, verbose=False
-            ).input_ids
-        )
+            )
+        return tuple(encoded.input_ids)
