@@ -11,6 +11,7 @@ from tests.laws.fitting import ALL_ARCHITECTURES, base_of, plain_logits, planted
 from torch import Tensor
 
 from tunewise.adaptation.attach import attached, computed_positions, lower_parts
+from tunewise.adaptation.inside import LowRank, low_rank_layers
 from tunewise.adaptation.parts import (
     KVPrefixPart,
     LowRankPart,
@@ -19,7 +20,7 @@ from tunewise.adaptation.parts import (
     VirtualTokensPart,
     WeightsPart,
 )
-from tunewise.adaptation.trainables import FrozenPrefix, LowRank, low_rank_layers
+from tunewise.adaptation.trainables import FrozenPrefix
 from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
 from tunewise.model.forward import pad_rows, row_inputs, selected_logits
@@ -43,7 +44,7 @@ def low_rank_of(base: Base, **settings: Any) -> LowRankPart:
         for index, (name, leaf) in enumerate(trainable.parameters.items()):
             noise = normal(*leaf.shape, seed=index) * 0.1
             leaf.data = leaf.data + noise if "magnitude" in name else noise
-        return trainable.part()
+        return trainable.parts()[0]
 
 
 def weights_of(base: Base) -> WeightsPart:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.laws.fitting import base_of, context_of, fit, generation_view, planted_view, with_spec
+from tests.laws.fitting import (
+    base_of,
+    context_of,
+    fit,
+    generation_view,
+    planted_view,
+    rates,
+    with_spec,
+)
 
 from tunewise.adaptation import training
 from tunewise.adaptation.bundle import Adaptation
@@ -18,7 +25,10 @@ from tunewise.adaptation.store import fingerprint_of
 from tunewise.errors import BudgetTooSmallError, StorageError
 from tunewise.methods._registry import discover_methods, find_method
 
-GRADIENT = tuple(name for name, method in discover_methods().items() if method.needs.gradients)
+GRADIENT = (
+    *(name for name, method in discover_methods().items() if method.needs.gradients),
+    "soft_prompt+lora",
+)
 RACE: dict[str, Any] = {"batch_size": 8, "epochs": 16.0}
 
 
@@ -29,10 +39,10 @@ class InterruptedFitError(Exception):
 @pytest.mark.parametrize("name", GRADIENT)
 def test_step_0_is_kept_where_training_makes_it_worse(name: str) -> None:
     base, view = base_of(), planted_view()
-    settings = {"steps": 6, "learning_rate": 1e4, "warmup_steps": 0, "batch_size": 8}
-    ruined = fit(base, name, view, **settings)
+    settings = {"steps": 6, "warmup_steps": 0, "batch_size": 8}
+    ruined = fit(base, name, view, **settings, **rates(name, 1e4))
     assert ruined.provenance.notes["best_step"] == 0
-    small = fit(base, name, view, **{**settings, "learning_rate": 1e-20})
+    small = fit(base, name, view, **settings, **rates(name, 1e-20))
     for one, other in zip(ruined.parts, small.parts, strict=True):
         for attribute in ("tensors", "embeddings", "keys", "values"):
             a, b = getattr(one, attribute, None), getattr(other, attribute, None)
@@ -49,7 +59,7 @@ def test_step_0_is_kept_where_training_makes_it_worse(name: str) -> None:
 def test_the_best_judged_step_is_kept_and_step_0_is_one_of_them(name: str, rate: float) -> None:
     """Of generated text only the loss is judged; what blew up counts as no loss at all."""
     notes = fit(
-        base_of(), name, generation_view(), steps=6, learning_rate=rate, batch_size=8
+        base_of(), name, generation_view(), steps=6, batch_size=8, **rates(name, rate)
     ).provenance.notes
     losses = {point["step"]: point["loss"] for point in notes["validation"]}
     finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
@@ -73,8 +83,8 @@ def test_exactly_the_steps_that_are_asked(name: str, steps: int) -> None:
 
 def method_rates(name: str) -> tuple[float, ...]:
     """Its candidates, the default first."""
-    rates: tuple[float, ...] = sys.modules[type(find_method(name)).__module__].LEARNING_RATES
-    return rates
+    method: Any = find_method(name)
+    return tuple(each.learning_rate for each in method.candidates(method.Settings()))
 
 
 @pytest.mark.parametrize(("loss", "taken"), [(0.95, 0), (0.89, 1), (1.5, 0), (math.nan, 0)])
@@ -168,6 +178,31 @@ def test_the_budget_named_in_the_refusal_is_enough(name: str) -> None:
     assert enough.ledger.spent <= needed
     with pytest.raises(BudgetTooSmallError):
         fit(base, name, view, limit=needed - 1, batch_size=4)
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_a_small_budget_is_for_training_and_not_for_judging(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    run = training.Training.run
+
+    def seen(self: Any) -> Any:
+        made.append(self)
+        return run(self)
+
+    monkeypatch.setattr(training.Training, "run", seen)
+    base, view = base_of(), planted_view(validation=200)
+    limits = (12_000, 40_000, 4_000_000)
+    for limit in limits:
+        context = context_of(base, view, limit=limit)
+        fit(base, name, view, context=context, batch_size=4, epochs=1.0)
+    rows = [len(each.judge.rows) for each in made]
+    assert rows == sorted(rows)
+    assert 32 <= rows[0] < rows[-1] == 128
+    for each, limit in zip(made, limits, strict=True):
+        judging = 4 * (each.judge.cost + each.trainable.prefix_positions)
+        assert judging <= 0.3 * limit or len(each.judge.rows) == 32
 
 
 def test_steps_that_the_budget_does_not_cover_are_refused_before_the_first() -> None:

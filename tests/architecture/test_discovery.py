@@ -91,7 +91,7 @@ def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_without_a_method_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text('"""Nothing here."""')
-    with pytest.raises(ConfigError, match="does not hold a method"):
+    with pytest.raises(ConfigError, match="does not hold one"):
         discover_methods([tmp_path])
 
 

@@ -189,6 +189,12 @@ def fit(
     return method.fit(context, method.Settings(**settings))
 
 
+def rates(name: str, rate: float) -> dict[str, float]:
+    """One learning rate for all that a method trains."""
+    fields = find_method(name).Settings.model_fields
+    return {field: rate for field in fields if field.endswith("learning_rate")}
+
+
 def first_layer(base: Base) -> Any:
     """The first transformer layer."""
     body = getattr(base.model, base.model.base_model_prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,10 @@ from tunewise.task.options import TaskOptions
 from tunewise.task.task import load_task
 from tunewise.task.types import FitView, Kind, LockedTest
 
-# Chains are methods too: one that only searches, one that trains twice, one that searches last.
-CHAINS = ("few_shot>prompt_search", "soft_prompt>lora", "lora>prompt_search")
-METHODS = discover_methods() | {name: find_method(name) for name in CHAINS}
+# Chains are methods too: one that only searches, one that trains twice, one that searches last; and
+# so are two that are trained together.
+MADE = ("few_shot>prompt_search", "soft_prompt>lora", "lora>prompt_search", "soft_prompt+lora")
+METHODS = discover_methods() | {name: find_method(name) for name in MADE}
 VIEWS = {Kind.CLASSIFICATION: planted_view(), Kind.GENERATION: generation_view()}
 CASES = [
     pytest.param(name, kind, seed, id=f"{name}-{kind}-{seed}")
@@ -67,9 +69,9 @@ class Fitted:
 
 
 def known_settings(name: str, **wanted: Any) -> dict[str, Any]:
-    """Those that the method has; a chain has them behind the names of its links."""
+    """Those that the method has; one that is made of others, behind their names."""
     fields = METHODS[name].Settings.model_fields
-    links = ("", *(f"{link}_" for link in name.split(">")))
+    links = ("", *(f"{link}_" for link in re.split("[>+]", name)))
     return {
         link + key: value for link in links for key, value in wanted.items() if link + key in fields
     }
@@ -340,3 +342,35 @@ def test_l10_what_can_learn_the_planted_task_learns_it(name: str, prompted_base:
     untouched = fit(prompted_base, "zero_shot", view)
     assert accuracy(prompted_base, untouched) < 0.75
     assert accuracy(prompted_base, adaptation) > 0.9
+
+
+@every_method
+@pytest.mark.parametrize("rate", [1e-3, 3.0])
+def test_l11_a_started_rung_never_ends_below_its_start(
+    name: str, rate: float, prompted_base: Base
+) -> None:
+    """On validation rows, each by its own readout; also where training ruins what it touches."""
+    if not METHODS[name].needs.base:
+        pytest.skip("a shallow model starts from nothing")
+    if not METHODS[name].needs.seeds:
+        pytest.skip("it chooses nothing: the foot of the ladder, which may be below any start")
+    view = planted_view(48, 24)
+    start = fit(prompted_base, "few_shot", view, demonstrations=2, pick="balanced")
+    wanted = known_settings(name, steps=6, batch_size=8, learning_rate=rate)
+    found = fit(prompted_base, name, view, start=start, **wanted)
+    (loss, metric), (before, least) = (
+        on_validation(prompted_base, each, view) for each in (found, start)
+    )
+    assert metric >= least > 0.8
+    assert loss <= before + 1e-4
+
+
+def on_validation(base: Base, adaptation: Adaptation, view: FitView) -> tuple[float, float]:
+    """Cross-entropy over the labels and accuracy, by the adaptation's own readout."""
+    labels = view.spec.labels
+    gold = np.array([labels.index(row.output) for row in view.validation])
+    with predictor_for(base, adaptation) as predictor:
+        assert isinstance(predictor, BasePredictor)
+        raw = predictor.readout.label_scores([row.input for row in view.validation])
+        scores = adjusted_scores(raw, predictor.readout.renderer, adaptation.decoding)
+    return cross_entropy(scores, gold), float((scores.argmax(axis=1) == gold).mean())

@@ -18,6 +18,7 @@ from tunewise.errors import BudgetTooSmallError, ConfigError, TunewiseError, Unk
 from tunewise.methods._chain import Chain
 from tunewise.methods._contract import parse_settings
 from tunewise.methods._registry import find_method
+from tunewise.methods._stages import Stages
 from tunewise.methods.lora import METHOD as LORA
 
 VIEW = planted_view()
@@ -39,11 +40,18 @@ def quick(name: str, **more: Any) -> dict[str, Any]:
 def test_it_is_its_links_by_hand(name: str) -> None:
     base, limit = base_of(), 40_000
     context = context_of(base, VIEW, limit=limit, seed=3)
+    reserve = Stages(context, 2).reserve
+    assert 0 <= reserve <= 0.06 * limit
     got = fit(base, name, VIEW, context=context, **quick(name))
     start, spent = None, 0
+    found = []
     for link, share in zip(name.split(">"), (int(limit / 3), None), strict=True):
         own = context_of(
-            base, VIEW, limit=limit - spent if share is None else share, seed=3, start=start
+            base,
+            VIEW,
+            limit=limit - spent - reserve if share is None else share,
+            seed=3,
+            start=start,
         )
         settings = {
             key.removeprefix(f"{link}_"): value
@@ -51,15 +59,16 @@ def test_it_is_its_links_by_hand(name: str) -> None:
             if key.startswith(link)
         }
         start = fit(base, link, VIEW, context=own, **settings)
+        found.append(start)
         spent += own.ledger.spent
-    assert start is not None
-    assert_same(got.parts, start.parts)
-    assert got.decoding == start.decoding
-    assert context.ledger.spent == spent <= limit
+    kept = found[got.provenance.notes["kept_stage"]]
+    assert_same(got.parts, kept.parts)
+    assert got.decoding == kept.decoding
+    assert spent < context.ledger.spent <= limit
     assert got.provenance.work["forward_tokens"] == context.ledger.forward_tokens
     told = got.provenance.notes["links"]
     assert [each["method"] for each in told] == name.split(">")
-    assert sum(each["work"]["flops"] for each in told) == got.provenance.work["flops"]
+    assert sum(each["work"]["flops"] for each in told) <= got.provenance.work["flops"]
 
 
 def test_steps_and_points_of_the_curve_are_counted_on() -> None:
@@ -92,9 +101,10 @@ def test_it_tells_what_its_last_link_tells() -> None:
     base = base_of()
     got = fit(base, "zero_shot>few_shot", VIEW, few_shot_demonstrations=2)
     told = dict(got.provenance.notes)
-    links = told.pop("links")
-    assert told == links[1]["notes"]
-    assert "demonstrations" in told
+    links, kept = told.pop("links"), told.pop("kept_stage")
+    assert [each["method"] for each in told.pop("stages")] == ["zero_shot", "few_shot"]
+    assert told == links[kept]["notes"]
+    assert ("demonstrations" in told) == (kept == 1)
 
 
 def test_a_share_that_is_too_small_names_its_link() -> None:
@@ -103,11 +113,29 @@ def test_a_share_that_is_too_small_names_its_link() -> None:
     assert "--earlier-share" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("few_shot>lora", [3000, None]),
+        ("lora>few_shot", [7000, None]),
+        ("few_shot>lora>few_shot", [1500, 7000, None]),
+        ("few_shot>zero_shot>few_shot", [1500, 1500, None]),
+        ("soft_prompt>lora", [3000, None]),
+    ],
+)
+def test_what_trains_last_has_the_most(name: str, limits: list[int | None]) -> None:
+    chain = find_method(name)
+    assert isinstance(chain, Chain)
+    settings = parse_settings(chain, {"earlier_share": 0.3})
+    assert chain._limits(10_000, settings) == limits
+
+
 def test_settings_keep_their_bounds_and_their_names() -> None:
     method = find_method(" few_shot > lora ")
     assert method.name == "few_shot>lora"
     assert set(method.Settings.model_fields) == {
         "earlier_share",
+        "either_start",
         *(f"few_shot_{each}" for each in find_method("few_shot").Settings.model_fields),
         *(f"lora_{each}" for each in LORA.Settings.model_fields),
     }

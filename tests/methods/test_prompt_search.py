@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.predict import BasePredictor, predictor_for
 from tunewise.adaptation.race import Contestant
 from tunewise.adaptation.readout import adjusted_scores
+from tunewise.errors import ConfigError
+from tunewise.methods._contract import parse_settings
+from tunewise.methods._registry import find_method
+from tunewise.methods._search_settings import wordings_of
 from tunewise.model.base import Base
 from tunewise.numerics.calibration import cross_entropy
 from tunewise.task.prompt import Demonstration, PromptText
@@ -255,3 +260,81 @@ def test_rows_longer_than_the_context_do_not_end_the_search(long_rows: int) -> N
     assert bool(notes_of(got)["rounds"]) == (long_rows == 1)
     if long_rows == 1:
         assert tried(got)["instructions"][0]["rows"] == 59
+
+
+def test_the_user_slot_races_with_the_system_slot() -> None:
+    got = search(base_of())
+    names = {each["candidate"] for each in tried(got)["instructions"]}
+    assert "start, in the user slot" in names
+    without = search(base_of(), slots=False)
+    told = [each["candidate"] for rounds in tried(without).values() for each in rounds]
+    assert not any("slot" in name for name in told)
+
+
+def test_a_base_without_a_chat_template_has_no_slots() -> None:
+    got = search(base_of(chat=False))
+    told = [each["candidate"] for rounds in tried(got).values() for each in rounds]
+    assert not any("slot" in name for name in told)
+
+
+def test_the_better_slot_is_found_and_kept_through_the_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All prompts in the user slot are made good: whatever wins stands there."""
+    plain = Contestant.losses
+
+    def planted(self: Contestant, until: int | None = None) -> Any:
+        found = plain(self, until)
+        return found * 0.01 if self.prompt.slot == "user" else found
+
+    monkeypatch.setattr(Contestant, "losses", planted)
+    got = search(base_of(), demonstrations=2, pick="balanced")
+    names = [each["candidate"] for each in tried(got)["demonstrations"]]
+    assert any("in the user slot + balanced" in name for name in names)
+    kept = got.provenance.notes["kept"]
+    assert kept == "start" or prompt_of(got).slot == "user"
+
+
+WORDS = ("Sort it.", "Which one?\nSay it.")
+
+
+def test_wordings_from_a_line_a_list_and_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text("\ufeffSort it.\n\n  \nWhich one?\nSay it.\n\nSort it.\n", encoding="utf-8")
+    assert wordings_of(f"@{file}") == WORDS
+    assert wordings_of(list(WORDS)) == WORDS
+    assert wordings_of(" Sort it. | | Which one?\nSay it.|Sort it.") == WORDS
+    assert wordings_of(None) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("@no/such.txt", "no/such.txt cannot be read"),
+        ("@", "cannot be read"),
+        (" | ", "no text"),
+        ([], "no text"),
+        ([1, "a"], "list of texts"),
+        (3, "list of texts"),
+        ({"a": "b"}, "list of texts"),
+    ],
+)
+def test_wordings_that_cannot_be_used(given: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_settings(find_method("prompt_search"), {"wordings": given})
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        parse_settings(find_method("prompt_search"), {"wordings": f"@{tmp_path / 'own.txt'}"})
+    (tmp_path / "none.txt").write_text(" \n\n ")
+    with pytest.raises(ConfigError, match="no text"):
+        parse_settings(find_method("prompt_search"), {"wordings": f"@{tmp_path / 'none.txt'}"})
+
+
+def test_what_a_file_holds_is_what_is_recorded(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("Sort it.\n\nWhich one?")
+    got = search(base_of(), wordings=f"@{tmp_path / 'own.txt'}")
+    assert got.provenance.settings["wordings"] == ["Sort it.", "Which one?"]
+    assert {"Sort it.", "Which one?"} <= set(notes_of(got)["instructions"].values())

@@ -59,6 +59,9 @@ class Silent:
     def work(self, done: int, total: int | None, text: str) -> None:
         """See `Reporter`."""
 
+    def whole(self, done: int, total: int, seconds_left: float) -> None:
+        """See `Reporter`."""
+
 
 def printed_file() -> str:
     """The one Python block of the page."""

@@ -128,15 +128,11 @@ def low_rank_attached(
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     model = base.model
-    lora = LoraConfig(
-        **{name: config[name] for name in LORA_FIELDS if config.get(name) is not None},
-        task_type="CAUSAL_LM",
-    )
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
-            inject_adapter_in_model(lora, model, ADAPTER)
+            lora = _injected(base, config, LoraConfig, inject_adapter_in_model)
         working = {name: leaf for name, leaf in model.named_parameters() if "lora_" in name}
         for parameter in working.values():
             parameter.data = parameter.data.float()
@@ -147,7 +143,9 @@ def low_rank_attached(
             for parameter in working.values():
                 parameter.data = parameter.data.to(base.dtype)
             for module in model.modules():
-                if isinstance(module, BaseTunerLayer):
+                if isinstance(module, BaseTunerLayer) and not isinstance(
+                    module.get_base_layer(), nn.Embedding
+                ):
                     # An instance's own `forward` goes before that of its class.
                     module.forward = partial(_plain_low_rank, module)
         resolved = lora.to_dict()
@@ -163,6 +161,23 @@ def low_rank_attached(
         model.requires_grad_(False)
 
 
+def _injected(base: Base, config: Any, make: Any, inject: Any) -> Any:
+    """The LoRA's configuration, with its layers put into the base."""
+    try:
+        lora = make(
+            **{name: config[name] for name in LORA_FIELDS if config.get(name) is not None},
+            task_type="CAUSAL_LM",
+        )
+        inject(lora, base.model, ADAPTER)
+    except (ValueError, TypeError) as error:  # PEFT's, for settings that it cannot use
+        raise AdaptationError(
+            "a low-rank part's settings do not fit the base",
+            found=str(error).strip().partition("\n")[0],
+            expected=f"settings of PEFT's LoRA for layers of {base.name}",
+        ) from error
+    return lora
+
+
 def _plain_low_rank(layer: Any, rows: Tensor) -> Tensor:
     """PEFT's LoRA layer without dropout or variants, in fewer passes."""
     down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
@@ -170,7 +185,15 @@ def _plain_low_rank(layer: Any, rows: Tensor) -> Tensor:
 
 
 def _load_low_rank(base: Base, tensors: Any, load: Any) -> None:
-    outcome = load(base.model, injected_names(tensors), ADAPTER)
+    try:
+        outcome = load(base.model, injected_names(tensors), ADAPTER)
+    except RuntimeError as error:  # PyTorch's, for tensors of other shapes
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise AdaptationError(
+            "a stored low-rank part does not fit the base",
+            found=lines[min(1, len(lines) - 1)],
+            expected=f"the shapes of the adapted layers of {base.name}",
+        ) from error
     wanted = {name for name, _ in base.model.named_parameters() if "lora_" in name}
     missing = sorted(wanted & set(outcome.missing_keys))
     if missing or outcome.unexpected_keys:

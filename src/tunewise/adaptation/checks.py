@@ -5,6 +5,7 @@ The same check runs before a part is written and after it is read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -73,9 +74,12 @@ def _check_low_rank(part: LowRankPart) -> None:
     for name, tensor in part.tensors.items():
         if tensor.dtype != torch.float32:
             _check(part.kind, name, tensor, dims=tensor.dim())
-        if ".lora_A." not in name:
+        # Of embeddings PEFT stores lora_embedding_A and lora_embedding_B.
+        down = re.search(r"\.lora_(embedding_)?A\b", name)
+        if down is None:
             continue
-        other = part.tensors.get(name.replace(".lora_A.", ".lora_B."))
+        up = f"{name[: down.end() - 1]}B{name[down.end() :]}"
+        other = part.tensors.get(up)
         if other is None or other.shape[1] != tensor.shape[0]:
             raise AdaptationError(
                 "a low_rank part has an A without a B of its rank",

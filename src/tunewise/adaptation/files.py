@@ -43,7 +43,7 @@ from tunewise.adaptation.peft_format import (
     virtual_tokens_config,
 )
 from tunewise.errors import AdaptationError, CorruptAdaptationError
-from tunewise.task.prompt import PromptText
+from tunewise.task.prompt import SYSTEM_SLOT, PromptText
 
 VIRTUAL_TOKENS_FOLDER = "virtual_tokens"
 MANIFEST_ROOT = "adaptation"
@@ -154,7 +154,11 @@ def part_files(part: Part, base_name: str, taken: Files) -> tuple[PartEntry, Fil
     kind = part.kind
     flag: bool | None = None
     if isinstance(part, PromptTextPart):
-        files = {"prompt_text.json": json_bytes(part.prompt, kind)}
+        prompt = {item.name: getattr(part.prompt, item.name) for item in fields(part.prompt)}
+        if part.prompt.slot == SYSTEM_SLOT:
+            # Left out, as in folders from before there was a choice.
+            del prompt["slot"]
+        files = {"prompt_text.json": json_bytes(prompt, kind)}
     elif isinstance(part, VirtualTokensPart):
         folder = f"{VIRTUAL_TOKENS_FOLDER}/" if CONFIG_FILE in taken else ""
         k, width = part.embeddings.shape

@@ -50,6 +50,36 @@ def virtual_tokens_config(k: int, base_name: str, width: int) -> dict[str, Any]:
     }
 
 
+def prefix_tuning_config(
+    positions: int, base_name: str, *, layers: int, heads: int, head_width: int
+) -> dict[str, Any]:
+    """PEFT's `adapter_config.json` for keys and values of the first positions.
+
+    Args:
+        positions: P.
+        base_name: of the base model.
+        layers: of the base model.
+        heads: H, the key/value heads.
+        head_width: of one of them.
+
+    Returns:
+        JSON values.
+    """
+    return {
+        "base_model_name_or_path": base_name,
+        "encoder_hidden_size": heads * head_width,
+        "inference_mode": True,
+        "num_attention_heads": heads,
+        "num_layers": layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": positions,
+        "peft_type": "PREFIX_TUNING",
+        "prefix_projection": False,
+        "task_type": "CAUSAL_LM",
+        "token_dim": heads * head_width,
+    }
+
+
 def json_safe(value: Any) -> Any:
     """A PEFT setting as JSON, the same on every run.
 

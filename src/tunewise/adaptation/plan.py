@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tunewise.errors import BudgetTooSmallError
 from tunewise.model.loop import RowOrder
@@ -13,8 +14,30 @@ from tunewise.model.loop import RowOrder
 # A trial shorter than this ends inside the warm-up and tells nothing.
 _SHORTEST_TRIAL_STEPS = 8
 _TRIAL_SHARE = 0.125
-# From this many steps on, a trial beside the main run takes no more than a sixth of them.
-_FEWEST_STEPS_FOR_A_RACE = 48
+# For each trial beside the main run so many steps, of which it takes no more than a sixth.
+_FEWEST_STEPS_FOR_A_TRIAL = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to train that races with others.
+
+    Attributes:
+        learning_rate: the peak.
+        own_rates: (beginning of parameters' names, their own peak).
+        start: which of the starts it begins from; 0 is step 0.
+    """
+
+    learning_rate: float
+    own_rates: tuple[tuple[str, float], ...] = ()
+    start: int = 0
+
+    def told(self) -> dict[str, Any]:
+        """For records: JSON values, and nothing of what only some fits have."""
+        facts: dict[str, Any] = {"learning_rate": self.learning_rate}
+        if self.own_rates:
+            facts["own_rates"] = {begin.rstrip("/"): rate for begin, rate in self.own_rates}
+        return facts | ({"start": self.start} if self.start else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +45,17 @@ class TrainingPlan:
     """What is asked of a fit by gradient.
 
     Attributes:
-        learning_rates: candidates, the method's default first.
+        candidates: those that race, the method's default first; one, where there is no race.
         steps: exact number of optimizer steps; None for as many as budget and `epochs` allow.
         epochs: passes over the training rows at most, where `steps` is None.
         batch_size, warmup_steps, weight_decay, row_order, most_positions: see `LoopSettings`.
         decay: whether the learning rate falls to zero at the end.
         judgements: how often the main run is judged.
-        validation_rows: rows of a judgement at most; a trial is judged on half as many.
+        validation_rows: rows of a judgement at most, fewer where the budget is small; a trial is
+            judged on half as many.
     """
 
-    learning_rates: tuple[float, ...]
+    candidates: tuple[Candidate, ...]
     steps: int | None = None
     epochs: float = 10.0
     batch_size: int = 16
@@ -42,11 +66,6 @@ class TrainingPlan:
     decay: bool = True
     judgements: int = 3
     validation_rows: int = 128
-
-    @property
-    def trial_rows(self) -> int:
-        """Rows that a trial is judged on at most."""
-        return max(1, self.validation_rows // 2)
 
     def most_steps(self, rows: int) -> int:
         """Steps at most, with so many training rows."""
@@ -60,11 +79,11 @@ class Stage:
     """One stretch between two stored states: a trial from the start, or a piece of the main run.
 
     Attributes:
-        learning_rate: of a trial; None for a piece of the main run.
+        candidate: number of the one that is tried; None for a piece of the main run.
         until_step: the step it ends at.
     """
 
-    learning_rate: float | None
+    candidate: int | None
     until_step: int
 
 
@@ -73,13 +92,13 @@ class Layout:
     """What fits into the budget.
 
     Attributes:
-        learning_rates: those that race; one where there is no race.
+        candidates: those that race; one where there is no race.
         steps: of the main run, the winner's trial included.
         trial_steps: of each trial; 0 without a race.
         stages: trials first.
     """
 
-    learning_rates: tuple[float, ...]
+    candidates: tuple[Candidate, ...]
     steps: int
     trial_steps: int
     stages: tuple[Stage, ...]
@@ -94,7 +113,7 @@ def lay_out(
     judgement: int,
     trial_judgement: int,
 ) -> Layout:
-    """Lay a plan out: with a race if the budget pays for one, else without.
+    """Lay a plan out: with a race of as many candidates as the budget pays for, else without.
 
     Args:
         plan: what is asked.
@@ -107,14 +126,15 @@ def lay_out(
     Raises:
         BudgetTooSmallError: not one step is affordable, or not the exact number that is asked.
     """
-    rates = plan.learning_rates
     passes = _passes(costs(), most, remaining)
     judging = judgement * (1 + min(plan.judgements, most))
-    if len(rates) > 1 and plan.steps is None:
-        free = _free(remaining, judging + trial_judgement * len(rates))
-        steps = _affordable(passes, free, further_trials=len(rates) - 1)
-        if steps >= _FEWEST_STEPS_FOR_A_RACE:
-            return Layout(rates, steps, _trial(steps), _stages(plan, rates, steps, _trial(steps)))
+    racing = len(plan.candidates) if plan.steps is None else 1
+    for count in range(racing, 1, -1):
+        free = _free(remaining, judging + trial_judgement * count)
+        steps = _affordable(passes, free, further_trials=count - 1)
+        if steps >= _FEWEST_STEPS_FOR_A_TRIAL * (count - 1):
+            stages = _stages(plan, count, steps, _trial(steps))
+            return Layout(plan.candidates[:count], steps, _trial(steps), stages)
     steps = _affordable(passes, _free(remaining, judging))
     if steps < (1 if plan.steps is None else plan.steps):
         wanted = "one optimizer step" if plan.steps is None else f"{most} optimizer steps"
@@ -125,7 +145,7 @@ def lay_out(
             expected=f"at least {needed}, of which judging on validation rows takes {judging}",
             fix="raise --budget, or lower --steps, --batch-size or --validation-rows",
         )
-    return Layout(rates[:1], steps, 0, _stages(plan, (), steps, 0))
+    return Layout(plan.candidates[:1], steps, 0, _stages(plan, 0, steps, 0))
 
 
 def _passes(costs: Iterator[int], most: int, limit: int | None = None) -> list[int]:
@@ -156,11 +176,9 @@ def _trial(steps: int) -> int:
     return max(_SHORTEST_TRIAL_STEPS, round(_TRIAL_SHARE * steps))
 
 
-def _stages(
-    plan: TrainingPlan, rates: Sequence[float], steps: int, trial_steps: int
-) -> tuple[Stage, ...]:
+def _stages(plan: TrainingPlan, racing: int, steps: int, trial_steps: int) -> tuple[Stage, ...]:
     pieces = min(plan.judgements, steps - trial_steps)
     length = (steps - trial_steps) / pieces
     ends = [trial_steps + round(length * (index + 1)) for index in range(pieces)]
-    trials = [Stage(rate, trial_steps) for rate in rates]
+    trials = [Stage(number, trial_steps) for number in range(racing)]
     return (*trials, *(Stage(None, end) for end in ends))

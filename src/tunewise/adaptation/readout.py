@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tunewise.adaptation.bundle import Decoding
 from tunewise.model.base import Base
-from tunewise.model.decode import Constraint, LabelState, decode
+from tunewise.model.decode import Choose, Constraint, LabelState, decode
 from tunewise.model.grammar import JsonGrammar
 from tunewise.model.ledger import Ledger
 from tunewise.model.prefix import SharedPrefix
@@ -69,12 +69,15 @@ class Readout:
         renderer: turns inputs into tokens.
         prefix: positions before the rows.
         ledger: books the work where given.
+        choose: given a row's tokens, what takes the tokens of its answer; None takes the likeliest.
+            Scored labels know nothing of it.
     """
 
     base: Base
     renderer: Renderer
     prefix: SharedPrefix
     ledger: Ledger | None = None
+    choose: Callable[[Sequence[int]], Choose] | None = None
 
     def label_scores(self, inputs: Sequence[str]) -> Floats:
         """(n, L) sums of token log-probabilities of the labels."""
@@ -137,6 +140,7 @@ class Readout:
             max_new_tokens=depth,
             constrain=begin,
             ledger=self.ledger,
+            choose=self.choose,
         )
         labels = self.renderer.spec.labels
         answers = []
@@ -181,6 +185,7 @@ class Readout:
             max_new_tokens=limit,
             constrain=constrain,
             ledger=self.ledger,
+            choose=self.choose,
         )
         return [Answer(self.renderer.decode(each.tokens), each.probability) for each in decoded]
 

@@ -1,46 +1,31 @@
 """What the gradient loop can train: one class for each kind of part that gradients find.
 
 Each holds float32 leaves, lowers itself to a shared prefix, and gives its part back. The loop and
-the search around it know nothing else.
+the search around it know nothing else. Here is what stands before the rows; `inside.py` has what
+lives in the model, `together.py` one of either at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tunewise.adaptation.attach import (
-    ADAPTER,
-    LowRankLayers,
-    low_rank_attached,
-    prefix_inputs,
-    prefix_of,
-)
-from tunewise.adaptation.parts import (
-    KVPrefixPart,
-    LowRankPart,
-    Part,
-    VirtualTokensPart,
-    WeightsPart,
-    text_replaced,
-)
-from tunewise.adaptation.peft_format import low_rank_part
+from tunewise.adaptation.attach import prefix_inputs, prefix_of
+from tunewise.adaptation.parts import KVPrefixPart, Part, VirtualTokensPart, text_replaced
 from tunewise.model.base import Base
-from tunewise.model.layers import share_with_gradients
 from tunewise.model.loop import Trainable
 from tunewise.model.prefix import EMPTY_PREFIX, PrefixInputs, SharedPrefix
 from tunewise.task.render import Renderer
 
 
 class TrainablePart(Trainable, Protocol):
-    """A trainable that gives its part back."""
+    """A trainable that gives its parts back."""
 
-    def part(self) -> Part:
-        """The part as the parameters stand now; independent copies."""
+    def parts(self) -> tuple[Part, ...]:
+        """The parts as the parameters stand now; independent copies."""
         ...
 
 
@@ -107,10 +92,13 @@ class VirtualTokens:
         initial: (k, D) float32 start.
         hidden: width of the residual network's bottleneck; 0 trains the embeddings plainly.
         seed: of the network's first layer.
+        kept: so many of the first stay as they began: what stands at position 0 serves the base as
+            attention sink (Xiao et al. 2024, section 3.1).
         replaces_shared_text: whether they stand in place of the shared text.
     """
 
     backward_passes = 1.0
+    frozen_layers = 0
 
     def __init__(
         self,
@@ -119,11 +107,14 @@ class VirtualTokens:
         *,
         hidden: int,
         seed: int,
+        kept: int = 0,
         replaces_shared_text: bool = False,
     ) -> None:
         self.frozen, self.replaces = frozen, replaces_shared_text
         device, width = frozen.base.device, initial.shape[1]
-        leaves = {"embeddings": initial.detach().float().to(device).clone()}
+        begun = initial.detach().float().to(device).clone()
+        self._kept = begun[:kept]
+        leaves = {"embeddings": begun[kept:].clone()}
         if hidden > 0:
             generator = torch.Generator().manual_seed(seed)
             down = torch.randn(hidden, width, generator=generator) / width**0.5
@@ -137,15 +128,15 @@ class VirtualTokens:
     def prefix_positions(self) -> int:
         """Virtual tokens and everything frozen before the rows."""
         text = self.frozen.text_positions(self.replaces)
-        return int(self.parameters["embeddings"].shape[0]) + text
+        return len(self._kept) + int(self.parameters["embeddings"].shape[0]) + text
 
     def embeddings(self) -> Tensor:
         """(k, D) float32, as the base sees them."""
-        plain = self.parameters["embeddings"]
-        if "down" not in self.parameters:
-            return plain
-        hidden = torch.relu((plain / self._scale) @ self.parameters["down"].T)
-        return plain + self._scale * (hidden @ self.parameters["up"].T)
+        trained = self.parameters["embeddings"]
+        if "down" in self.parameters:
+            hidden = torch.relu((trained / self._scale) @ self.parameters["down"].T)
+            trained = trained + self._scale * (hidden @ self.parameters["up"].T)
+        return torch.cat([self._kept, trained]) if len(self._kept) else trained
 
     def prefix_inputs(self) -> PrefixInputs:
         """See `Trainable.prefix_inputs`."""
@@ -157,9 +148,9 @@ class VirtualTokens:
     def publish(self) -> None:
         """The prefix is lowered anew at every step."""
 
-    def part(self) -> VirtualTokensPart:
-        """See `TrainablePart.part`."""
-        return VirtualTokensPart(self.embeddings().detach().cpu().clone(), self.replaces)
+    def parts(self) -> tuple[VirtualTokensPart]:
+        """See `TrainablePart.parts`."""
+        return (VirtualTokensPart(self.embeddings().detach().cpu().clone(), self.replaces),)
 
 
 class KVPrefix:
@@ -172,6 +163,7 @@ class KVPrefix:
     """
 
     backward_passes = 1.0
+    frozen_layers = 0
 
     def __init__(
         self, frozen: FrozenPrefix, initial: SharedPrefix, *, replaces_shared_text: bool
@@ -203,145 +195,12 @@ class KVPrefix:
     def publish(self) -> None:
         """The prefix is lowered anew at every step."""
 
-    def part(self) -> KVPrefixPart:
-        """See `TrainablePart.part`."""
+    def parts(self) -> tuple[KVPrefixPart]:
+        """See `TrainablePart.parts`."""
         stored = [leaf.detach().cpu().clone() for leaf in self.parameters.values()]
         half = len(stored) // 2
-        return KVPrefixPart(tuple(stored[:half]), tuple(stored[half:]), self.replaces)
+        return (KVPrefixPart(tuple(stored[:half]), tuple(stored[half:]), self.replaces),)
 
     def _names(self) -> list[str]:
         layers = range(len(self._initial.keys))
         return [f"{kind}.{layer:03d}" for kind in ("keys", "values") for layer in layers]
-
-
-class Masters:
-    """Float32 masters of parameters of the model, which are their working copies.
-
-    Gradients arise on the working copies, in the dtype the base computes in; the optimizer works
-    on the masters (Micikevicius et al. 2018, section 3.1).
-
-    Args:
-        working: parameters of the model; they must be writable copies already.
-        exact: their values in float32; None where the working copies hold them.
-    """
-
-    def __init__(
-        self, working: Mapping[str, nn.Parameter], exact: Mapping[str, Tensor] | None = None
-    ) -> None:
-        self._working = {name: working[name] for name in sorted(working)}
-        for parameter in self._working.values():
-            parameter.requires_grad_(True)
-        values = self._working if exact is None else exact
-        self.parameters = {
-            name: values[name].detach().float().clone().requires_grad_(True)
-            for name in self._working
-        }
-
-    def collect_gradients(self) -> None:
-        """Move gradients from the working copies to the masters."""
-        for name, parameter in self._working.items():
-            gradient = parameter.grad
-            self.parameters[name].grad = None if gradient is None else gradient.float()
-            parameter.grad = None
-
-    def publish(self) -> None:
-        """Round the masters into the working copies."""
-        with torch.no_grad():
-            for name, parameter in self._working.items():
-                parameter.copy_(self.parameters[name])
-
-
-class LowRank(Masters):
-    """Trains the A and B of PEFT's LoRA layers, which must be attached already.
-
-    Args:
-        frozen: the prefix before the rows.
-        layers: the layers.
-    """
-
-    def __init__(self, frozen: FrozenPrefix, layers: LowRankLayers) -> None:
-        super().__init__(layers.working, layers.exact)
-        self.frozen, self.config = frozen, layers.config
-        self.backward_passes = share_with_gradients(frozen.base, layers.working)
-
-    @property
-    def prefix_positions(self) -> int:
-        """The shared text runs through the changed layers at every step."""
-        return self.frozen.computed_positions
-
-    def prefix_inputs(self) -> PrefixInputs:
-        """See `Trainable.prefix_inputs`."""
-        return self.frozen.inputs()
-
-    def part(self) -> LowRankPart:
-        """See `TrainablePart.part`."""
-        from peft import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(
-            self.frozen.base.model,
-            state_dict=self.parameters,
-            adapter_name=ADAPTER,
-            save_embedding_layers=False,
-        )
-        return low_rank_part(self.config, state, self.frozen.base.name)
-
-
-class Weights(Masters):
-    """Trains weights of the base.
-
-    Args:
-        frozen: the prefix before the rows.
-        names: which parameters are trained; they must be writable copies already.
-    """
-
-    def __init__(self, frozen: FrozenPrefix, names: Sequence[str]) -> None:
-        named = dict(frozen.base.model.named_parameters())
-        super().__init__({name: named[name] for name in names})
-        self.frozen = frozen
-        self.backward_passes = 2 * share_with_gradients(frozen.base, names)
-
-    @property
-    def prefix_positions(self) -> int:
-        """The shared text runs through the changed layers at every step."""
-        return self.frozen.computed_positions
-
-    def prefix_inputs(self) -> PrefixInputs:
-        """See `Trainable.prefix_inputs`."""
-        return self.frozen.inputs()
-
-    def part(self) -> WeightsPart:
-        """See `TrainablePart.part`."""
-        # A LoRA of the start puts its layers around the base's; the base's own names are stored.
-        return WeightsPart(
-            {
-                name.replace(".base_layer.", "."): parameter.detach().cpu().clone()
-                for name, parameter in self._working.items()
-            }
-        )
-
-
-@contextmanager
-def low_rank_layers(
-    base: Base, config: Mapping[str, Any], start: LowRankPart | None, *, seed: int
-) -> Iterator[LowRankLayers]:
-    """Fresh LoRA layers, or those of `start`, attached while the context lasts."""
-    chosen = config if start is None else start.config
-    tensors = None if start is None else start.tensors
-    with low_rank_attached(base, chosen, tensors, seed=seed) as layers:
-        yield layers
-
-
-@contextmanager
-def writable_weights(base: Base, names: Sequence[str]) -> Iterator[None]:
-    """Copies of these parameters in their place; the originals come back when the context ends."""
-    named: dict[str, nn.Parameter] = dict(base.model.named_parameters())
-    before = {name: named[name].data for name in names}
-    try:
-        for name in names:
-            named[name].data = before[name].clone()
-        yield
-    finally:
-        for name, tensor in before.items():
-            named[name].requires_grad_(False)
-            named[name].grad = None
-            named[name].data = tensor

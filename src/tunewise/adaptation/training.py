@@ -1,6 +1,6 @@
-"""One fit by gradient: step 0, a small race of learning rates, the main run, the best step kept.
+"""One fit by gradient: step 0, a small race of candidates, the main run, the best step kept.
 
-    start -> judge -> for each learning rate: a short trial from the start -> judge
+    start -> judge -> for each learning rate (or start): a short trial -> judge
           -> the best trial goes on, decays to zero, is judged now and then -> best step
 
 The best step is the one with the lowest validation loss whose metric is not below step 0's. Step 0
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from tunewise.adaptation.bundle import Decoding
 from tunewise.adaptation.checkpoint import load_state, save_state
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Judge, Verdict, example
-from tunewise.adaptation.plan import Layout, Stage, TrainingPlan, lay_out
+from tunewise.adaptation.plan import Candidate, Layout, Stage, TrainingPlan, lay_out
 from tunewise.adaptation.snapshot import (
     Snapshot,
     clone_all,
@@ -34,13 +34,20 @@ from tunewise.adaptation.snapshot import (
     without_prefix,
 )
 from tunewise.adaptation.trainables import TrainablePart
+from tunewise.model.answers import Example
 from tunewise.model.frozen import FrozenLayers
 from tunewise.model.loop import GradientLoop, LoopSettings
+from tunewise.model.lower import LowerActivations
 from tunewise.task.render import Renderer
 
 # A trial must be lower by this share of the loss of the one before it, and the method's default
 # comes first: ten steps, judged on some sixty rows, are noisy (docs/log.md).
 _CLEARLY = 0.1
+# How often a row's kept activations are used, at least: once pays for computing them.
+_LEAST_USES = 1.5
+# Of a small budget, what judging the main run may take; and rows below which it tells too little.
+_JUDGING_SHARE = 0.3
+_FEWEST_JUDGED = 32
 
 
 @dataclass(slots=True)
@@ -49,7 +56,7 @@ class _State:
 
     verdicts: list[dict[str, Any]]
     stages_done: int = 0
-    learning_rate: float = 0.0
+    taken: int = 0
     trial: Verdict | None = None
     best: Verdict | None = None
     best_step: int = 0
@@ -63,6 +70,8 @@ class Training:
         renderer: turns rows into tokens.
         trainable: what is trained, at its start.
         plan: the layout.
+        further_starts: of candidates that begin elsewhere, from 1; step 0 is the trainable's own.
+        examples: what it learns from; the training rows unless given.
     """
 
     def __init__(
@@ -71,28 +80,42 @@ class Training:
         renderer: Renderer,
         trainable: TrainablePart,
         plan: TrainingPlan,
+        *,
+        further_starts: Sequence[Snapshot] = (),
+        examples: Sequence[Example] | None = None,
     ) -> None:
         self.context, self.renderer, self.plan = context, renderer, plan
         self.trainable = trainable
-        self.judge = Judge(context, renderer, most_rows=plan.validation_rows)
-        self.trial_judge = Judge(context, renderer, most_rows=plan.trial_rows)
-        self.examples = tuple(example(renderer, row) for row in context.view.train)
+        self.judge = self._judging(plan.validation_rows)
+        self.trial_judge = Judge(context, renderer, most_rows=max(1, len(self.judge.rows) // 2))
+        if examples is None:
+            examples = [example(renderer, row) for row in context.view.train]
+        self.examples = tuple(examples)
         self.frozen = FrozenLayers(context.base)
-        self.start = clone_all(trainable.parameters)
-        context.log.trainable_parameters = sum(leaf.numel() for leaf in self.start.values())
-        first = plan.learning_rates[0]
-        self.layout = lay_out(
-            plan,
-            self._loop(first, None).costs,
-            most=plan.most_steps(len(self.examples)),
-            remaining=context.ledger.remaining,
-            judgement=self.judge.cost + trainable.prefix_positions,
-            trial_judgement=self.trial_judge.cost + trainable.prefix_positions,
-        )
+        self.starts = [clone_all(trainable.parameters), *further_starts]
+        context.log.trainable_parameters = sum(leaf.numel() for leaf in self.starts[0].values())
+        first = plan.candidates[0]
+        self.layout = self._lay_out(0)
+        if self._keeping_pays():
+            self.frozen.lower = LowerActivations(
+                context.base, self.examples, trainable.frozen_layers
+            )
+            self.layout = self._lay_out(self.lower_cost)
         self.loop = self._loop(first, self.layout)
-        self.state = _State(verdicts=[], learning_rate=first)
-        self.best = self.start
+        self.candidate = 0
+        self.state = _State(verdicts=[])
+        self.best = self.starts[0]
         self.winner: tuple[Snapshot, dict[str, Tensor]] | None = None
+
+    def _judging(self, most: int) -> Judge:
+        """A judge on so many rows, or on fewer where the budget is small: it is for training."""
+        context, times = self.context, 1 + self.plan.judgements
+        judge, remaining = Judge(context, self.renderer, most_rows=most), context.ledger.remaining
+        wanted = times * (judge.cost + self.trainable.prefix_positions)
+        if remaining is None or wanted <= _JUDGING_SHARE * remaining:
+            return judge
+        rows = int(len(judge.rows) * _JUDGING_SHARE * remaining / wanted)
+        return Judge(context, self.renderer, most_rows=min(most, max(_FEWEST_JUDGED, rows)))
 
     def run(self) -> tuple[Decoding, dict[str, Any]]:
         """Run all stages that are still to be run.
@@ -100,31 +123,74 @@ class Training:
         Returns:
             The readout chosen with the best step, and notes for the provenance.
         """
-        if not self._resume():
+        resumed = self._resume()
+        if self.frozen.lower is not None:
+            if not resumed:
+                self.context.ledger.charge(forward=self.lower_cost)
+            with self.frozen.used():
+                self.frozen.lower.compute(self.trainable.prefix_inputs())
+        if not resumed:
             self._judge(0)
         for stage in self.layout.stages[self.state.stages_done :]:
-            if stage.learning_rate is None:
-                # Only trials begin from it again, and it is as large as all that is trained.
-                self.start = {}
+            if stage.candidate is None:
+                # Only trials begin from them again, and each is as large as all that is trained.
+                self.starts = []
             self._run_stage(stage)
             self.state.stages_done += 1
             self._store()
         self._load_parameters(self.best)
         best = self.state.best or self._judge(self.loop.step)
         notes = {
-            "learning_rate": self.state.learning_rate,
+            **self.layout.candidates[self.state.taken].told(),
             "steps": self.layout.steps,
             "best_step": self.state.best_step,
             "validation": self.state.verdicts,
         }
         return best.decoding, notes
 
-    def _loop(self, rate: float, layout: Layout | None) -> GradientLoop:
+    @property
+    def lower_cost(self) -> int:
+        """Token passes of running the frozen lower layers once over all rows; 0 where none is."""
+        lower = self.frozen.lower
+        if lower is None:
+            return 0
+        return round(lower.positions(self.trainable.prefix_positions) * lower.share)
+
+    def _keeping_pays(self) -> bool:
+        """Whether what frozen lower layers give is kept: it must be used more than once."""
+        plan, trainable = self.plan, self.trainable
+        longest = max(len(each.inputs) for each in self.examples)
+        if trainable.frozen_layers == 0 or trainable.prefix_positions == 0:
+            return False
+        if plan.batch_size * longest > plan.most_positions:
+            # Rows in pieces run behind their prefix, not along with it.
+            return False
+        if self.layout.steps * plan.batch_size < _LEAST_USES * len(self.examples):
+            return False
+        return self._kept().fits(trainable.prefix_positions)
+
+    def _kept(self) -> LowerActivations:
+        return LowerActivations(self.context.base, self.examples, self.trainable.frozen_layers)
+
+    def _lay_out(self, begun: int) -> Layout:
+        """What fits into the budget, behind so many token passes."""
+        plan, trainable, remaining = self.plan, self.trainable, self.context.ledger.remaining
+        return lay_out(
+            plan,
+            self._loop(plan.candidates[0], None).costs,
+            most=plan.most_steps(len(self.examples)),
+            remaining=None if remaining is None else remaining - begun,
+            judgement=self.judge.cost + trainable.prefix_positions,
+            trial_judgement=self.trial_judge.cost + trainable.prefix_positions,
+        )
+
+    def _loop(self, candidate: Candidate, layout: Layout | None) -> GradientLoop:
         """A loop at its first step; without a layout it is good for its costs only."""
         plan = self.plan
         settings = LoopSettings(
             batch_size=plan.batch_size,
-            learning_rate=rate,
+            learning_rate=candidate.learning_rate,
+            own_rates=dict(candidate.own_rates),
             warmup_steps=plan.warmup_steps,
             decay_begin=0 if layout is None else layout.trial_steps,
             decay_end=None if layout is None or not plan.decay else layout.steps,
@@ -147,21 +213,21 @@ class Training:
     # Stages
 
     def _run_stage(self, stage: Stage) -> None:
-        if stage.learning_rate is not None:
-            self._load_parameters(self.start)
-            self.loop = self._loop(stage.learning_rate, self.layout)
+        if stage.candidate is not None:
+            self._begin(stage.candidate)
+            self._load_parameters(self.starts[self.layout.candidates[stage.candidate].start])
         elif self.winner is not None:
             parameters, moments = self.winner
             self.winner = None
+            self._begin(self.state.taken)
             self._load_parameters(parameters)
-            self.loop = self._loop(self.state.learning_rate, self.layout)
             load_moments(self.loop, moments)
             self.loop.step = self.layout.trial_steps
         before = len(self.context.log.losses)
         first = self.loop.step
         self.loop.run(stage.until_step - first)
-        if stage.learning_rate is not None:
-            self._judge_trial(stage.learning_rate)
+        if stage.candidate is not None:
+            self._judge_trial()
         else:
             self._judge(self.loop.step)
             losses = self.context.log.losses[before:]
@@ -170,12 +236,17 @@ class Training:
                 for index, loss in enumerate(losses)
             ]
 
-    def _judge_trial(self, rate: float) -> None:
+    def _begin(self, candidate: int) -> None:
+        """A loop at its first step, for one of the candidates."""
+        self.candidate = candidate
+        self.loop = self._loop(self.layout.candidates[candidate], self.layout)
+
+    def _judge_trial(self) -> None:
         # On fewer rows: rates differ by far more than steps do, and by loss long before the metric.
         verdict = self._verdict(self.trial_judge)
         self._note({"trial": self.loop.step}, verdict)
         if self.state.trial is None or _clearly_lower(verdict, self.state.trial):
-            self.state.trial, self.state.learning_rate = verdict, rate
+            self.state.trial, self.state.taken = verdict, self.candidate
             self.winner = (clone_all(self.trainable.parameters), moments_of(self.loop))
 
     def _judge(self, step: int) -> Verdict:
@@ -193,9 +264,9 @@ class Training:
             return judge.verdict(self.trainable.prefix_inputs().lower(self.context.base))
 
     def _note(self, when: dict[str, Any], verdict: Verdict) -> None:
-        rate = self.loop.settings.learning_rate
-        point = {"loss": verdict.loss, "metric": verdict.metric, "learning_rate": rate}
-        self.state.verdicts.append({**when, **point})
+        point = {"loss": verdict.loss, "metric": verdict.metric}
+        told = self.layout.candidates[self.candidate].told()
+        self.state.verdicts.append({**when, **point, **told})
 
     def _improves(self, verdict: Verdict, best: Verdict) -> bool:
         # Among a handful of steps the highest metric on some hundred rows is mostly luck; the loss
@@ -236,7 +307,7 @@ class Training:
             "fit": self._identity(),
             "state": asdict(self.state),
             "step": self.loop.step,
-            "stage_rate": self.loop.settings.learning_rate,
+            "candidate": self.candidate,
             "ledger": [ledger.forward_tokens, ledger.backward_tokens, ledger.head_passes],
             "log": log.facts(),
         }
@@ -256,7 +327,7 @@ class Training:
         winner = without_prefix("winner", tensors)
         self.winner = (winner, without_prefix("winner_moments", tensors)) if winner else None
         self._load_parameters(without_prefix("now", tensors))
-        self.loop = self._loop(facts["stage_rate"], self.layout)
+        self._begin(facts["candidate"])
         load_moments(self.loop, without_prefix("moments", tensors))
         self.loop.step = facts["step"]
         log, ledger = self.context.log, self.context.ledger

@@ -2,7 +2,8 @@
 
 A chain is a method like any other: it has the budget of one, its links share it, and what it finds
 is one bundle of parts. Every link begins where the one before ends; a trained one keeps its step 0
-where no later step is better on validation rows.
+where no later step is better on validation rows. In the end all stages are judged on the same rows
+and the best is kept, so a chain never ends below one of its stages there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,18 @@ from tunewise.adaptation.checkpoint import load_state, save_state
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.store import fingerprint_of, load, save
 from tunewise.errors import AdaptationError, BudgetTooSmallError, ConfigError
-from tunewise.methods._contract import Method, MethodSettings, Needs
+from tunewise.methods._contract import Method, MethodSettings, Needs, member_field
+from tunewise.methods._gradient import TrainingSettings
+from tunewise.methods._joint import PLUS
+from tunewise.methods._stages import Stages
+from tunewise.methods._starts import EitherStart
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 
 ARROW = ">"
-# The last link has the most to find. A choice, not a measured optimum: `earlier_share` changes it.
+# What trains last has the most to find. A choice, not a measured optimum.
 _SHARE = 1 / 3
-EARLIER_SHARE = "earlier_share"
+EARLIER_SHARE, EITHER_START = "earlier_share", "either_start"
 _ADAPTATION = ".adaptation"
 
 
@@ -69,30 +73,50 @@ class Chain:
             kinds=kinds,
             seeds=any(link.needs.seeds for link in links),
         )
-        self.Settings = _settings_of(self.name, links)
+        # The link that has the most to find: the last that trains, else the last.
+        trained = [number for number, link in enumerate(links) if link.needs.gradients]
+        self.main = trained[-1] if trained else len(links) - 1
+        # What trains behind a mere prompt may begin at the plain instruction as well.
+        self.eithers = {
+            number
+            for number, link in enumerate(links)
+            if number > 0
+            and issubclass(link.Settings, TrainingSettings)
+            and all(before.produces == ("prompt_text",) for before in links[:number])
+        }
+        self.Settings = _settings_of(self.name, links, either=bool(self.eithers))
 
     def fit(self, context: FitContext, settings: MethodSettings) -> Adaptation:
         """See `Method.fit`."""
         run = _Run(context, self.name, settings)
+        stages = Stages(context, len(self.links))
+        run.reserve = stages.reserve
         limits = self._limits(context.ledger.remaining, settings)
+        either = bool(settings.model_dump().get(EITHER_START))
         for number, (link, limit) in enumerate(zip(self.links, limits, strict=True)):
-            run.fit_link(number, link, _link_settings(link, settings), limit)
-        last = run.found[-1]
+            begun = EitherStart(link) if either and number in self.eithers else link
+            run.fit_link(number, begun, _link_settings(link, settings), limit)
+        kept, told = stages.best(run.found)
         links = [
             {"method": made.method, "work": dict(made.work), "notes": dict(made.notes)}
             for made in (each.provenance for each in run.found)
         ]
-        # What the last link tells is true of the whole, for example of the prompt it chose.
-        notes = dict(last.provenance.notes) | {"links": links}
-        return context.finish(self.name, settings, last.parts, last.decoding, **notes)
+        # What the kept link tells is true of the whole, for example of the prompt it chose.
+        notes = dict(kept.provenance.notes) | {"links": links} | told
+        return context.finish(self.name, settings, kept.parts, kept.decoding, **notes)
 
     def _limits(self, remaining: int | None, settings: MethodSettings) -> list[int | None]:
-        """What each link may spend; the last one also what the others leave, which is None here."""
-        earlier = len(self.links) - 1
+        """What each link may spend; the last one also what the others leave, which is None here.
+
+        What judging the stages takes is set aside from the last one's.
+        """
+        count = len(self.links)
         if remaining is None:
-            return [None] * (earlier + 1)
-        share = settings.model_dump()[EARLIER_SHARE] / earlier
-        return [int(share * remaining)] * earlier + [None]
+            return [None] * count
+        share = settings.model_dump()[EARLIER_SHARE]
+        limits: list[int | None] = [int(share / (count - 1) * remaining)] * count
+        limits[self.main] = int((1 - share) * remaining)
+        return [*limits[:-1], None]
 
 
 class _Run:
@@ -105,6 +129,8 @@ class _Run:
         names = (context.base.fingerprint, context.base.dtype_name, context.identity)
         self.identity = repr((*facts, context.ledger.limit, *names))
         self.trained: set[str] = set()
+        # Token passes that the last link leaves.
+        self.reserve = 0
 
     def fit_link(
         self, number: int, link: Method, settings: MethodSettings, limit: int | None
@@ -115,7 +141,7 @@ class _Run:
         own = Ledger(
             ledger.body_parameters,
             ledger.head_parameters,
-            ledger.remaining if limit is None else limit,
+            self._rest() if limit is None else limit,
         )
         log = FitLog(report=context.log.report)
         done = None if folder is None else folder / f"{number}-{link.name}-done"
@@ -145,6 +171,10 @@ class _Run:
         if link.name not in self.trained:
             context.log.trainable_parameters += log.trainable_parameters
         self.trained.add(link.name)
+
+    def _rest(self) -> int | None:
+        remaining = self.context.ledger.remaining
+        return None if remaining is None else remaining - self.reserve
 
     def _store(
         self, done: Path, found: Adaptation, ledger: Ledger, log: FitLog, seconds: float
@@ -186,7 +216,8 @@ def _too_dear(link: Method, error: BudgetTooSmallError) -> BudgetTooSmallError:
 
 
 def _field(link: Method, name: str) -> str:
-    return f"{link.name}_{name}"
+    # A flag's name: the plus between methods that are trained together is no letter of it.
+    return f"{link.name.replace(PLUS, '_and_')}_{name}"
 
 
 def _link_settings(link: Method, settings: MethodSettings) -> MethodSettings:
@@ -194,15 +225,19 @@ def _link_settings(link: Method, settings: MethodSettings) -> MethodSettings:
     return link.Settings(**{name: getattr(settings, _field(link, name)) for name in known})
 
 
-def _settings_of(name: str, links: Sequence[Method]) -> type[MethodSettings]:
+def _settings_of(name: str, links: Sequence[Method], *, either: bool) -> type[MethodSettings]:
     """The settings of all links, each behind its method's name; a method twice has them once."""
+    words = "share of the budget for all links but the last that trains, or the last"
     fields: dict[str, Any] = {
         EARLIER_SHARE: (
             float,
-            Field(_SHARE, gt=0, lt=1, description="share of the budget for all links but the last"),
+            Field(_SHARE, gt=0, lt=1, description=words),
         )
     }
+    if either:
+        words = "let what trains begin at the plain instruction where that is the better start"
+        fields[EITHER_START] = (bool, Field(False, description=words))
     for link in links:
         for known, field in link.Settings.model_fields.items():
-            fields[_field(link, known)] = (field.annotation, copy(field))
+            fields[_field(link, known)] = (field.annotation, member_field(field, known))
     return create_model(f"{name} settings", __base__=MethodSettings, **fields)

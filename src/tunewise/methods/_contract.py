@@ -7,10 +7,13 @@ module-level `METHOD`. The loop, the renderer, the ledger and the maths live els
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
@@ -18,6 +21,7 @@ from tunewise.errors import ConfigError, UnknownNameError
 from tunewise.task.types import Kind
 
 ALL_KINDS = frozenset(Kind)
+_OWN_NAME = "own_name"
 
 
 class MethodSettings(BaseModel):
@@ -83,19 +87,66 @@ class Method(Protocol):
         ...
 
 
-def parse_settings(method: Method, given: dict[str, Any]) -> MethodSettings:
-    """Settings from names and values, as flags or a file give them.
+def member_field(field: FieldInfo, name: str) -> FieldInfo:
+    """The field of a member's setting in the settings of a method that is made of others.
+
+    Args:
+        field: of the member's settings.
+        name: its name there.
+    """
+    own = _own(field)
+    made = copy(field)
+    made.json_schema_extra = {_OWN_NAME: name if own is None else own}
+    return made
+
+
+def _own(field: FieldInfo) -> Any:
+    extra = field.json_schema_extra
+    return extra.get(_OWN_NAME) if isinstance(extra, dict) else None
+
+
+def full_names(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings by their whole names.
+
+    A method that is made of others has their settings behind their names, such as `lora_rank`; a
+    name that only one of them has may stand alone.
+
+    Args:
+        method: whose settings.
+        given: values by name.
+
+    Raises:
+        UnknownNameError: the method has no such setting; close ones are shown.
+        ConfigError: several of its members have it, or it is given twice.
+    """
+    known = method.Settings.model_fields
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        ends = [name] if name in known else [each for each in known if _own(known[each]) == name]
+        if not ends:
+            raise UnknownNameError(f"setting of {method.name}", name, known)
+        if len(ends) > 1 or ends[0] in found:
+            raise ConfigError(
+                f"a setting of {method.name} is not clear",
+                found=f"{name}, which may be {' or '.join(ends)}"
+                if len(ends) > 1
+                else f"{ends[0]} twice",
+                expected="each setting once, by a name that only one has",
+                fix=f"write {ends[0]}" if len(ends) > 1 else "leave one of them out",
+            )
+        found[ends[0]] = value
+    return found
+
+
+def parse_settings(method: Method, given: Mapping[str, Any]) -> MethodSettings:
+    """Settings from names and values, as flags or a file give them; see `full_names`.
 
     Raises:
         UnknownNameError: the method has no such setting; close ones are shown.
         ConfigError: a value cannot be used; all faults are told at once.
     """
-    known = method.Settings.model_fields
-    for name in given:
-        if name not in known:
-            raise UnknownNameError(f"setting of {method.name}", name, known)
     try:
-        return method.Settings(**given)
+        return method.Settings(**full_names(method, given))
     except ValidationError as error:
         faults = [
             f"--{str(fault['loc'][0]).replace('_', '-')} {fault['input']}: {fault['msg']}"

@@ -1,22 +1,31 @@
-"""The settings that all trained methods share, and the way from them to a training plan."""
+"""What all trained methods share: settings, the way from them to a training plan, and one `fit`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
 from pydantic import Field
 
+from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
-from tunewise.adaptation.plan import TrainingPlan
-from tunewise.methods._contract import MethodSettings
+from tunewise.adaptation.parts import Part
+from tunewise.adaptation.plan import Candidate, TrainingPlan
+from tunewise.adaptation.snapshot import Snapshot
+from tunewise.adaptation.trainables import TrainablePart
+from tunewise.adaptation.training import Training
+from tunewise.errors import BudgetTooSmallError, ConfigError
+from tunewise.methods._contract import MethodSettings, Needs
+from tunewise.model.answers import Example
 from tunewise.model.loop import RowOrder
 from tunewise.task.render import Renderer
 
 
-class GradientSettings(MethodSettings):
-    """Settings of every method that trains by gradient."""
+class TrainingSettings(MethodSettings):
+    """Settings of a training, whatever it trains."""
 
-    learning_rate: float | None = Field(
-        None, gt=0, description="peak learning rate of AdamW; unset: a short race of several"
-    )
     batch_size: int = Field(16, ge=1, description="rows per optimizer step")
     steps: int | None = Field(
         None, ge=1, description="exact number of optimizer steps, without a race; unset: by budget"
@@ -26,7 +35,9 @@ class GradientSettings(MethodSettings):
     decay: bool = Field(True, description="let the learning rate fall to zero at the end")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
     judgements: int = Field(3, ge=1, description="how often the run is judged on validation rows")
-    validation_rows: int = Field(128, ge=1, description="validation rows per judgement at most")
+    validation_rows: int = Field(
+        128, ge=1, description="validation rows per judgement at most; fewer on a small budget"
+    )
     row_order: RowOrder = Field(
         "shuffled", description="'shuffled' by seed, or 'file' as the rows stand"
     )
@@ -34,17 +45,144 @@ class GradientSettings(MethodSettings):
         4096, ge=1, description="rows x tokens run at once; larger steps are run in pieces"
     )
 
-    def plan(self, candidates: tuple[float, ...]) -> TrainingPlan:
+    def plan(self, candidates: tuple[Candidate, ...]) -> TrainingPlan:
         """The training plan.
 
         Args:
-            candidates: learning rates to race, the default first.
+            candidates: those that race, the default first.
         """
-        rates = candidates if self.learning_rate is None else (self.learning_rate,)
-        shared = set(GradientSettings.model_fields) - {"learning_rate"}
-        return TrainingPlan(learning_rates=rates, **self.model_dump(include=shared))
+        return TrainingPlan(
+            candidates, **self.model_dump(include=set(TrainingSettings.model_fields))
+        )
 
 
-def starting_renderer(context: FitContext) -> Renderer:
-    """The renderer for the prompt that a fit starts from."""
-    return Renderer(context.base.tokenizer, context.view.spec, context.starting_prompt())
+class GradientSettings(TrainingSettings):
+    """Settings of every method that trains one part by gradient."""
+
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of AdamW; unset: a short race of several"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a method trains, at its start, while it stands in the model.
+
+    Attributes:
+        trainable: what is trained.
+        kept: parts of the start that stay beside it.
+        further_starts: of candidates that begin elsewhere.
+        examples: what it learns from; the training rows where None.
+        notes: for the record.
+    """
+
+    trainable: TrainablePart
+    kept: tuple[Part, ...]
+    further_starts: tuple[Snapshot, ...] = ()
+    examples: tuple[Example, ...] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a fit computes between its start and its first step.
+
+    Attributes:
+        forward: positions.
+        head: of them through the output head.
+        examples: what it then learns from; the training rows where None.
+    """
+
+    forward: int = 0
+    head: int = 0
+    examples: tuple[Example, ...] | None = None
+
+
+class GradientMethod:
+    """A method that trains by gradient: it says what is trained, and from where.
+
+    Attributes:
+        learning_rates: those that race where none is given, the default first.
+    """
+
+    name: str
+    summary: str
+    produces: tuple[str, ...]
+    needs: Needs
+    Settings: type[MethodSettings]
+    learning_rates: ClassVar[tuple[float, ...]] = ()
+
+    def opened(
+        self, context: FitContext, settings: Any, renderer: Renderer, parts: tuple[Part, ...]
+    ) -> AbstractContextManager[Opened]:
+        """What is trained, at its start, while the context lasts.
+
+        Args:
+            context: the fit.
+            settings: an instance of `Settings`.
+            renderer: of the prompt that the fit starts from.
+            parts: of the start. Those inside the model are attached here, and none before.
+        """
+        raise NotImplementedError
+
+    def candidates(self, settings: Any) -> tuple[Candidate, ...]:
+        """What races: the learning rates, unless one is given."""
+        rate = settings.learning_rate
+        return tuple(map(Candidate, self.learning_rates if rate is None else (rate,)))
+
+    def preparation(self, context: FitContext, settings: Any, renderer: Renderer) -> Preparation:
+        """What `opened` will compute besides its start; nothing is run here.
+
+        Args:
+            context: a fit without a start, whose ledger has paid for what it begins with.
+            settings: an instance of `Settings`.
+            renderer: of the prompt that the fit starts from.
+
+        Raises:
+            InputError: the fit would be refused.
+        """
+        return Preparation()
+
+    def fit(self, context: FitContext, settings: Any) -> Adaptation:
+        """See `Method.fit`."""
+        renderer = Renderer(context.base.tokenizer, context.view.spec, context.starting_prompt())
+        candidates = self.candidates(settings)
+        if settings.steps is not None:
+            _check_without_race(candidates)
+        with self.opened(context, settings, renderer, context.starting_parts()) as opened:
+            training = Training(
+                context,
+                renderer,
+                opened.trainable,
+                settings.plan(candidates),
+                further_starts=opened.further_starts,
+                examples=opened.examples,
+            )
+            _check_starts(candidates, training)
+            decoding, notes = training.run()
+            parts = (*opened.kept, *opened.trainable.parts())
+        return context.finish(self.name, settings, parts, decoding, **opened.notes, **notes)
+
+
+def _starts(candidates: tuple[Candidate, ...]) -> int:
+    return 1 + max(each.start for each in candidates)
+
+
+def _check_without_race(candidates: tuple[Candidate, ...]) -> None:
+    if _starts(candidates) > 1:
+        raise ConfigError(
+            "an exact number of steps leaves no race of starts",
+            found=f"--steps with {_starts(candidates)} starts",
+            expected="one of the two",
+            fix="leave --steps out, or start once",
+        )
+
+
+def _check_starts(candidates: tuple[Candidate, ...], training: Training) -> None:
+    wanted, payable = _starts(candidates), _starts(training.layout.candidates)
+    if payable < wanted:
+        raise BudgetTooSmallError(
+            f"the budget does not pay for a race of {wanted} starts",
+            found=f"it pays for {training.layout.steps} steps from {payable}",
+            fix="raise --budget, or race fewer starts",
+        )

@@ -1,28 +1,30 @@
 """Finds the methods: every module of this folder, the entry points of `tunewise.methods`, and the
 files in the folders that the environment variable TUNEWISE_METHODS names.
-
-Nothing is listed by hand. A file whose name begins with an underscore is not a method.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import os
-import pkgutil
-import sys
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 
-from tunewise.errors import ConfigError, UnknownNameError
+from tunewise.discovery import Shelf
+from tunewise.errors import ConfigError
 from tunewise.methods._chain import ARROW, Chain
 from tunewise.methods._contract import Method
+from tunewise.methods._joint import PLUS, Joint
 
-ENTRY_POINT_GROUP = "tunewise.methods"
 FOLDERS_VARIABLE = "TUNEWISE_METHODS"
+METHODS = Shelf[Method](
+    Method,
+    "method",
+    "METHOD",
+    "tunewise.methods",
+    holds="name, summary, produces, needs, Settings and fit",
+    group="tunewise.methods",
+    names="see `tunewise methods`",
+    guide="see docs/adding_a_method.md",
+)
 
 
 def discover_methods(extra_folders: Iterable[Path] = ()) -> dict[str, Method]:
@@ -36,33 +38,24 @@ def discover_methods(extra_folders: Iterable[Path] = ()) -> dict[str, Method]:
         ConfigError: a folder is missing, a file cannot be imported or has no usable `METHOD`, or
             two methods share a name.
     """
-    found: dict[str, Method] = {}
-    for info in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if not info.name.startswith("_"):
-            module = importlib.import_module(f"tunewise.methods.{info.name}")
-            _add(found, getattr(module, "METHOD", None), f"tunewise.methods.{info.name}")
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        _add(found, point.load(), f"entry point {point.value}")
     folders = {folder.resolve(): None for folder in (*extra_folders, *_named_folders())}
-    for folder in folders:
-        for path in sorted(folder.glob("[!_]*.py")):
-            _add(found, getattr(_module_of(path), "METHOD", None), str(path))
-    return dict(sorted(found.items()))
+    return METHODS.discover(path for folder in folders for path in sorted(folder.glob("[!_]*.py")))
 
 
 def find_method(name: str, methods: dict[str, Method] | None = None) -> Method:
-    """The method of this name; a chain of several where arrows stand between them.
+    """The method of this name; a chain of several where arrows stand between them, two trained
+    together where a plus does.
 
     Raises:
         UnknownNameError: there is none; close matches are shown.
-        ConfigError: a method stands where it cannot in a chain.
+        ConfigError: a method stands where it cannot.
     """
     known = discover_methods() if methods is None else methods
     if ARROW in name:
         return Chain([find_method(link.strip(), known) for link in name.split(ARROW)])
-    if name not in known:
-        raise UnknownNameError("method", name, known, fix="see `tunewise methods`")
-    return known[name]
+    if PLUS in name:
+        return Joint([find_method(member.strip(), known) for member in name.split(PLUS)])
+    return METHODS.find(name, known)
 
 
 def _named_folders() -> list[Path]:
@@ -82,44 +75,3 @@ def _named_folders() -> list[Path]:
                 fix=f"correct {FOLDERS_VARIABLE}, or unset it",
             )
     return folders
-
-
-def _module_of(path: Path) -> ModuleType:
-    """The module of a method file outside the package, imported once like any other.
-
-    Raises:
-        ConfigError: it cannot be imported.
-    """
-    # Two folders may hold files of one name; the hash keeps their modules apart.
-    name = f"tunewise_extra_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError("a method file cannot be imported", found=str(path))
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and settings look up their annotations in the module's entry.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(
-            "a method file cannot be imported",
-            found=f"{path}: {type(error).__name__}: {error}",
-            fix="see docs/adding_a_method.md",
-        ) from error
-    return module
-
-
-def _add(found: dict[str, Method], method: object, where: str) -> None:
-    if not isinstance(method, Method):
-        raise ConfigError(
-            "a method file does not hold a method",
-            found=f"{where}: METHOD is {type(method).__name__}",
-            expected="a module-level METHOD with name, summary, produces, needs, Settings and fit",
-            fix="see docs/adding_a_method.md",
-        )
-    if method.name in found:
-        raise ConfigError("two methods share a name", found=f"{method.name!r} again in {where}")
-    found[method.name] = method

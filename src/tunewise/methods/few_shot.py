@@ -75,6 +75,8 @@ class FewShot:
             ]
             outcome = race(contestants, first=settings.first_rows, ledger=context.ledger)
         winner = outcome.winner
+        if winner is not None and context.start is not None:
+            winner = _not_below_start(contestants[0], winner)
         if winner is None:
             # Nothing was affordable: the start, or the bare instruction, always is.
             prompt = context.starting_prompt()
@@ -137,6 +139,19 @@ class FewShot:
                         f"{pick} {count}, draw {draw}",
                         PromptText(start.instruction, demonstrations=shown(chosen)),
                     )
+
+
+def _not_below_start(first: Contestant, winner: Contestant) -> Contestant:
+    """The winner, or the start where that does better on the rows both were scored on.
+
+    A race takes the cheapest within the noise; a rung must not end below its start.
+    """
+    count = min(len(winner.scores), len(first.scores))
+    if not count:
+        return winner
+    ours, theirs = winner.verdict(count), first.verdict(count)
+    lower = theirs.metric is not None and ours.metric is not None and ours.metric < theirs.metric
+    return first if lower or ours.loss > theirs.loss else winner
 
 
 METHOD = FewShot()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pydantic import Field
 
 from tunewise.adaptation.attach import attached
-from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
-from tunewise.adaptation.parts import WeightsPart
-from tunewise.adaptation.trainables import FrozenPrefix, Weights, writable_weights
-from tunewise.adaptation.training import Training
+from tunewise.adaptation.inside import Weights, writable_weights
+from tunewise.adaptation.parts import Part, WeightsPart
+from tunewise.adaptation.trainables import FrozenPrefix
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import Needs
-from tunewise.methods._gradient import GradientSettings, starting_renderer
+from tunewise.methods._gradient import GradientMethod, GradientSettings, Opened
 from tunewise.model.base import Base
 from tunewise.model.layers import layer_of
+from tunewise.task.render import Renderer
 
 LEARNING_RATES = (5e-5, 2e-4)
 
@@ -27,7 +30,7 @@ class FullSettings(GradientSettings):
     )
 
 
-class Full:
+class Full(GradientMethod):
     """Replaced weights."""
 
     name = "full"
@@ -35,22 +38,26 @@ class Full:
     produces = ("weights", "prompt_text")
     needs = Needs(gradients=True, minimum_rows=4)
     Settings = FullSettings
+    learning_rates = LEARNING_RATES
 
-    def fit(self, context: FitContext, settings: FullSettings) -> Adaptation:
-        """See `Method.fit`."""
-        renderer = starting_renderer(context)
-        parts = context.starting_parts()
-        others = tuple(part for part in parts if not isinstance(part, WeightsPart))
+    @contextmanager
+    def opened(
+        self,
+        context: FitContext,
+        settings: FullSettings,
+        renderer: Renderer,
+        parts: tuple[Part, ...],
+    ) -> Iterator[Opened]:
+        """See `GradientMethod.opened`."""
+        given = next((part for part in parts if isinstance(part, WeightsPart)), None)
+        others = tuple(part for part in parts if part is not given)
         # A start's own weights are attached first; the writable copies are made of them. Its LoRA
         # changes the names under which the base's parameters are found.
         with attached(context.base, parts):
             names = _trained_names(context.base, settings.last_layers)
             with writable_weights(context.base, names):
-                trainable = Weights(FrozenPrefix(context.base, renderer, others), names)
-                training = Training(context, renderer, trainable, settings.plan(LEARNING_RATES))
-                decoding, notes = training.run()
-                part = _with_start(trainable.part(), parts)
-        return context.finish(self.name, settings, (*others, part), decoding, **notes)
+                frozen = FrozenPrefix(context.base, renderer, others)
+                yield Opened(Weights(frozen, names, given), others)
 
 
 def _trained_names(base: Base, last_layers: int | None) -> list[str]:
@@ -70,14 +77,6 @@ def _trained_names(base: Base, last_layers: int | None) -> list[str]:
             expected=f"at most {base.layers} in {base.name}",
         )
     return [name for name, layer in numbered.items() if layer >= base.layers - last_layers]
-
-
-def _with_start(part: WeightsPart, parts: tuple[object, ...]) -> WeightsPart:
-    """Weights that the start had replaced and this fit did not train stay replaced."""
-    given = next((each for each in parts if isinstance(each, WeightsPart)), None)
-    if given is None:
-        return part
-    return WeightsPart({**given.tensors, **part.tensors})
 
 
 METHOD = Full()

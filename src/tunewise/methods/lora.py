@@ -1,26 +1,29 @@
 """LoRA: low-rank changes of the linear layers, base frozen; PEFT's layers and file format.
 
 Hu et al. 2022. All linear layers by default: the MLP layers matter more than attention. rsLoRA
-(Kalajdzievski 2023) and DoRA (Liu et al. 2024) are settings.
+(Kalajdzievski 2023) and DoRA (Liu et al. 2024) are settings; so is a change of the input embeddings
+instead, which beside a soft prompt is what DePT trains (Shi & Lipani 2024; docs/design.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import Field
 
 from tunewise.adaptation.attach import attached
-from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
-from tunewise.adaptation.parts import LowRankPart
-from tunewise.adaptation.trainables import FrozenPrefix, LowRank, low_rank_layers
-from tunewise.adaptation.training import Training
+from tunewise.adaptation.inside import LowRank, low_rank_layers
+from tunewise.adaptation.parts import LowRankPart, Part
+from tunewise.adaptation.trainables import FrozenPrefix
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import Needs
-from tunewise.methods._gradient import GradientSettings, starting_renderer
+from tunewise.methods._gradient import GradientMethod, GradientSettings, Opened
 from tunewise.model.base import Base
-from tunewise.model.layers import linear_names
+from tunewise.model.layers import embedding_name, linear_names
+from tunewise.task.render import Renderer
 
 LEARNING_RATES = (1e-3, 3e-4)
 
@@ -34,7 +37,8 @@ class LoraSettings(GradientSettings):
     )
     layers: str = Field(
         "all-linear",
-        description="'all-linear', or layer names separated by commas, such as q_proj,v_proj",
+        description="'all-linear', 'embeddings' (of the input), or layer names separated by "
+        "commas, such as q_proj,v_proj",
     )
     last_layers: int | None = Field(
         None, ge=1, description="change only so many last layers of the model; unset: all"
@@ -43,7 +47,7 @@ class LoraSettings(GradientSettings):
     dora: bool = Field(False, description="train the layers' magnitudes as well (DoRA)")
 
 
-class Lora:
+class Lora(GradientMethod):
     """Low-rank changes."""
 
     name = "lora"
@@ -51,11 +55,17 @@ class Lora:
     produces = ("low_rank", "prompt_text")
     needs = Needs(gradients=True, minimum_rows=4)
     Settings = LoraSettings
+    learning_rates = LEARNING_RATES
 
-    def fit(self, context: FitContext, settings: LoraSettings) -> Adaptation:
-        """See `Method.fit`."""
-        renderer = starting_renderer(context)
-        parts = context.starting_parts()
+    @contextmanager
+    def opened(
+        self,
+        context: FitContext,
+        settings: LoraSettings,
+        renderer: Renderer,
+        parts: tuple[Part, ...],
+    ) -> Iterator[Opened]:
+        """See `GradientMethod.opened`."""
         given = next((part for part in parts if isinstance(part, LowRankPart)), None)
         others = tuple(part for part in parts if part is not given)
         config = {
@@ -70,10 +80,7 @@ class Lora:
             low_rank_layers(context.base, config, given, seed=context.seed) as layers,
         ):
             trainable = LowRank(FrozenPrefix(context.base, renderer, others), layers)
-            training = Training(context, renderer, trainable, settings.plan(LEARNING_RATES))
-            decoding, notes = training.run()
-            part = trainable.part()
-        return context.finish(self.name, settings, (*others, part), decoding, **notes)
+            yield Opened(trainable, others)
 
 
 def _changed(base: Base, settings: LoraSettings) -> dict[str, Any]:
@@ -81,6 +88,15 @@ def _changed(base: Base, settings: LoraSettings) -> dict[str, Any]:
     names = settings.layers.split(",")
     everywhere = names == ["all-linear"]
     last = settings.last_layers
+    if names == ["embeddings"]:
+        if last is not None or settings.dora:
+            raise ConfigError(
+                "the input embeddings stand below all layers and have no columns to divide by",
+                found="--layers embeddings with --last-layers or --dora",
+                expected="--layers embeddings alone",
+                fix="leave the other out",
+            )
+        return {"target_modules": [embedding_name(base)]}
     if last is None:
         return {"target_modules": names[0] if everywhere else names}
     if last > base.layers:

@@ -3,24 +3,28 @@
 Li & Liang 2021. They start as the keys and values of a real prompt. By default they stand in place
 of the prompt's own text, so step 0 is that prompt exactly; with a number of positions given, the
 prompt's text is repeated or trimmed to that many and the text itself still follows.
+
+Distilled, a short prefix learns what many demonstrations make the base expect (Snell et al. 2022
+distil a context into the weights).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from pydantic import Field
 
 from tunewise.adaptation.attach import attached
-from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.parts import KVPrefixPart, Part
+from tunewise.adaptation.teacher import lesson, taught_examples
 from tunewise.adaptation.trainables import FrozenPrefix, KVPrefix
-from tunewise.adaptation.training import Training
 from tunewise.errors import BudgetTooSmallError, ConfigError
 from tunewise.methods._contract import Needs
-from tunewise.methods._gradient import GradientSettings, starting_renderer
+from tunewise.methods._gradient import GradientMethod, GradientSettings, Opened, Preparation
 from tunewise.model.prefix import SharedPrefix, compute_prefix, token_embeddings
 from tunewise.task.render import Renderer
 
@@ -33,9 +37,15 @@ class PrefixSettings(GradientSettings):
     positions: int | None = Field(
         None, ge=1, description="trained positions before the text; unset: those of the text itself"
     )
+    distill: int = Field(
+        0,
+        ge=0,
+        description="demonstrations of a teacher, the same base with them in its prompt, whose "
+        "expectations are learned in place of the answers; 0: none",
+    )
 
 
-class Prefix:
+class Prefix(GradientMethod):
     """Keys and values of the first positions."""
 
     name = "prefix"
@@ -43,11 +53,17 @@ class Prefix:
     produces = ("kv_prefix", "prompt_text")
     needs = Needs(gradients=True, minimum_rows=4)
     Settings = PrefixSettings
+    learning_rates = LEARNING_RATES
 
-    def fit(self, context: FitContext, settings: PrefixSettings) -> Adaptation:
-        """See `Method.fit`."""
-        renderer = starting_renderer(context)
-        parts = context.starting_parts()
+    @contextmanager
+    def opened(
+        self,
+        context: FitContext,
+        settings: PrefixSettings,
+        renderer: Renderer,
+        parts: tuple[Part, ...],
+    ) -> Iterator[Opened]:
+        """See `GradientMethod.opened`."""
         given = next((part for part in parts if isinstance(part, KVPrefixPart)), None)
         replaces = settings.positions is None and bool(renderer.shared_tokens)
         if given is not None:
@@ -59,10 +75,21 @@ class Prefix:
                 initial,
                 replaces_shared_text=replaces,
             )
-            training = Training(context, renderer, trainable, settings.plan(LEARNING_RATES))
-            decoding, notes = training.run()
-            part = trainable.part()
-        return context.finish(self.name, settings, (*others, part), decoding, **notes)
+            if settings.distill == 0:
+                yield Opened(trainable, others)
+            else:
+                examples, notes = taught_examples(context, renderer, parts, settings.distill)
+                yield Opened(trainable, others, examples=examples, notes=notes)
+
+    def preparation(
+        self, context: FitContext, settings: PrefixSettings, renderer: Renderer
+    ) -> Preparation:
+        """See `GradientMethod.preparation`."""
+        if settings.distill == 0:
+            return Preparation()
+        parts = context.starting_parts()
+        given = lesson(context, renderer, parts, settings.distill)
+        return Preparation(given.first + given.positions, given.head, given.examples(renderer))
 
     def _initial(
         self,

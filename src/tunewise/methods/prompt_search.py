@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation, Decoding
@@ -22,9 +21,12 @@ from tunewise.adaptation.demonstrations import Sources, choices, random_rows, sh
 from tunewise.adaptation.judge import sample_rows
 from tunewise.adaptation.parts import PromptTextPart, text_replaced
 from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, fitting_rows, race, told
-from tunewise.methods._contract import MethodSettings, Needs
+from tunewise.methods._contract import Needs
+from tunewise.methods._proposals import proposals
+from tunewise.methods._search_settings import PromptSearchSettings
 from tunewise.task.edits import edits
-from tunewise.task.prompt import PromptText
+from tunewise.task.prompt import SYSTEM_SLOT, USER_SLOT, PromptText
+from tunewise.task.render import Renderer
 from tunewise.task.types import Row
 from tunewise.task.wording import CopyCheck, Wording, compositions
 
@@ -36,39 +38,6 @@ _RACE_SHARE = 2 / 3
 _FEWEST_ROWS_TO_SPLIT = 48
 _FEWEST_ROWS_TO_CONFIRM = 24
 _HARD_SAMPLE = 48
-
-
-class PromptSearchSettings(MethodSettings):
-    """Settings of `prompt_search`."""
-
-    wordings: str | None = Field(
-        None, description="instructions of your own to try besides, separated by |"
-    )
-    instructions: int = Field(24, ge=1, description="number of instructions raced at most")
-    label_words: int = Field(
-        4, ge=0, description="number of words from training rows that describe a label at most"
-    )
-    kept: int = Field(3, ge=1, description="number of instructions raced with demonstrations")
-    demonstrations: int | None = Field(
-        None, ge=0, description="number of demonstrations; unset: chosen among 0, 2, 4, 8 and 16"
-    )
-    pick: Literal["balanced", "random", "coverage", "hard", "nearest"] | None = Field(
-        None,
-        description="'balanced', 'random', 'coverage', 'hard' or 'nearest'; unset: chosen",
-    )
-    edits: int = Field(16, ge=0, description="number of edits of the winner raced at most")
-    pool_rows: int = Field(
-        1000, ge=1, description="training rows among which nearest ones are found"
-    )
-    longest_tokens: int = Field(
-        192, ge=1, description="rows longer than this many tokens are not shown as demonstrations"
-    )
-    first_rows: int = Field(
-        24, ge=1, description="validation rows for every candidate; half go on to twice that"
-    )
-    validation_rows: int = Field(
-        256, ge=1, description="validation rows at most; a third of them confirms the winner"
-    )
 
 
 class PromptSearch:
@@ -103,6 +72,7 @@ class _Search:
         self.random = np.random.default_rng(context.seed)
         self.copies = CopyCheck(context.view.spec, context.view.train)
         self.start = self._contestant("start", context.starting_prompt())
+        self.empty = PromptText("", slot=self.start.prompt.slot)
         self.names = {self.start.prompt.instruction: "start"}
         self.entered = {self.start.prompt}
         self.notes: dict[str, Any] = {}
@@ -188,24 +158,41 @@ class _Search:
         """The start, the user's other wordings, then what the task itself gives."""
         yield self.start
         view, settings = self.context.view, self.settings
-        given = "" if settings.wordings is None else settings.wordings
-        texts = [text.strip() for text in given.split("|") if text.strip()]
+        texts = () if settings.wordings is None else settings.wordings
         instruction = self.start.prompt.instruction
         composed = compositions(
             view.spec, view.train, instruction, words=settings.label_words, seed=self.context.seed
         )
+        proposed, notes = proposals(self.context, settings, self.start.prompt, self.others)
+        self.notes |= notes
         candidates = [
             Wording("start alone", instruction),
             *(Wording(f"wording {number}", text) for number, text in enumerate(texts, start=1)),
+            *(Wording(f"proposal {number}", text) for number, text in enumerate(proposed, start=1)),
             *composed,
         ]
         number = 1
-        for each in candidates:
+        for place, each in enumerate(candidates):
             if number >= settings.instructions:
                 return
-            entrants = self._worded(each.name, replace(_EMPTY, instruction=each.text))
+            entrants = self._worded(each.name, replace(self.empty, instruction=each.text))
+            if place == 0:
+                entrants += self._in_other_slot(replace(self.empty, instruction=instruction))
             number += len(entrants)
             yield from entrants
+
+    def _in_other_slot(self, prompt: PromptText) -> list[Contestant]:
+        """The same prompt in the other slot of the chat template, where that makes a difference."""
+        moved = replace(prompt, slot=USER_SLOT if prompt.slot == SYSTEM_SLOT else SYSTEM_SLOT)
+        if not self.settings.slots or not prompt.instruction.strip():
+            return []
+        tokenizer, spec = self.context.base.tokenizer, self.context.view.spec
+        renderers = [Renderer(tokenizer, spec, each) for each in (prompt, moved)]
+        # Without a chat template, or in one that takes no system message, both are the same.
+        if len({each.shared_text + each.row_text("") for each in renderers}) == 1:
+            return []
+        name = self.names.get(prompt.instruction, "start")
+        return self._new(f"{name}, in the {moved.slot} slot", moved)
 
     def _worded(self, name: str, prompt: PromptText) -> list[Contestant]:
         """A new instruction, refused where it copies a training row; the start's own never is."""
@@ -225,15 +212,16 @@ class _Search:
         """
         best = [] if first.winner is None else [first.winner]
         best += [one for one in first.standing if one not in best]
-        texts = list(dict.fromkeys(one.prompt.instruction for one in best[: self.settings.kept]))
-        texts = list(dict.fromkeys([*texts, self.start.prompt.instruction]))
+        heads = [_head(one.prompt) for one in (*best[: self.settings.kept], self.start)]
+        heads = list(dict.fromkeys(heads))
         picked = list(self._choices(best[0] if best else self.start))
         yield from dict.fromkeys([self.start, *best])
-        for turn in range(len(texts)):
+        for turn in range(len(heads)):
             for place, (name, choice) in enumerate(picked):
-                text = texts[(place + turn) % len(texts)]
-                prompt = replace(choice, instruction=text)
-                yield from self._new(f"{self.names[text]} + {name}", prompt)
+                text, slot = heads[(place + turn) % len(heads)]
+                prompt = replace(choice, instruction=text, slot=slot)
+                where = "" if slot == self.start.prompt.slot else f", in the {slot} slot"
+                yield from self._new(f"{self.names[text]}{where} + {name}", prompt)
 
     def _choices(self, incumbent: Contestant) -> Iterator[tuple[str, PromptText]]:
         settings, start = self.settings, self.start.prompt
@@ -292,7 +280,7 @@ class _Search:
         for place in self.random.permutation(len(reworded)):
             name, text = reworded[int(place)]
             steps.append((name, replace(prompt, instruction=text)))
-        fresh: list[Contestant] = []
+        fresh = self._in_other_slot(prompt)
         for name, each in steps:
             if len(fresh) < self.settings.edits:
                 fresh += self._worded(f"{winner.name}; {name}", each)
@@ -334,5 +322,9 @@ class _Search:
         return better and (metrics[0] is None or metrics[1] is None or metrics[0] >= metrics[1])
 
 
-_EMPTY = PromptText("")
+def _head(prompt: PromptText) -> tuple[str, Any]:
+    """Instruction and slot."""
+    return prompt.instruction, prompt.slot
+
+
 METHOD = PromptSearch()

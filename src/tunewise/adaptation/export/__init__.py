@@ -1,0 +1,1 @@
+"""An adaptation for use elsewhere: one file a format, discovered in this folder."""

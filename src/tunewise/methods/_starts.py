@@ -1,0 +1,130 @@
+"""Where a trained method begins: at a searched prompt, or at the task's plain instruction.
+
+A better prompt is not always the better start (docs/log.md): a plain instruction that names the
+labels leaves more to learn. So both are judged before anything is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.judge import Verdict, sample_rows
+from tunewise.adaptation.race import Contestant
+from tunewise.errors import BudgetTooSmallError
+from tunewise.methods._contract import Method
+from tunewise.methods._gradient import TrainingSettings
+from tunewise.model.ledger import Ledger
+from tunewise.model.log import FitLog
+from tunewise.numerics.racing import paired_error
+
+# Closer than so many standard errors, two starts cannot be told apart before they are trained.
+_NOISE = 2.0
+# A trial ends where the rise of the learning rate has; both together take a quarter of the budget.
+_TRIAL_STEPS = 8
+_TRIAL_SHARE = 0.125
+
+
+class EitherStart:
+    """A trained method that is given a searched prompt and may begin at the plain instruction.
+
+    Step 0 of both is judged on the validation rows of a judgement, and the lower loss is taken.
+    Where they are within the noise of each other a few steps from each decide, if an eighth of
+    the budget pays for either. It never ends below the given start: where training from the
+    instruction does not come up to it, the given start itself is what was found.
+
+    Args:
+        method: one that trains, with the settings of a training.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.name, self.summary = method.name, method.summary
+        self.produces, self.needs, self.Settings = method.produces, method.needs, method.Settings
+
+    def fit(self, context: FitContext, settings: Any) -> Adaptation:
+        """See `Method.fit`."""
+        given = context.start
+        if given is None or given.kinds != ("prompt_text",):
+            return self.method.fit(context, settings)
+        plain = replace(context, start=None)
+        judged = _judged(context, plain, settings)
+        if judged is None:
+            return self.method.fit(context, settings)
+        searched, instruction = judged
+        ahead = searched.losses() - instruction.losses()
+        within = abs(float(ahead.mean())) <= _NOISE * paired_error(ahead)
+        told: dict[str, Any] = {
+            "given": float(searched.losses().mean()),
+            "instruction": float(instruction.losses().mean()),
+        }
+        trials = self._trials(context, plain, settings) if within else None
+        if trials is None:
+            takes_plain = float(ahead.mean()) > 0
+        else:
+            told["trials"] = {"given": trials[0], "instruction": trials[1]}
+            takes_plain = trials[1] < trials[0]
+        told["taken"] = "instruction" if takes_plain else "given"
+        found = self.method.fit(plain if takes_plain else context, settings)
+        if takes_plain and _below(found, searched.verdict()):
+            told["taken"] = "given, which training from the instruction did not come up to"
+            decoding = searched.verdict().decoding
+            found = context.finish(self.name, settings, given.parts, decoding)
+        notes = dict(found.provenance.notes) | {"starts": told}
+        return replace(found, provenance=replace(found.provenance, notes=notes))
+
+    def _trials(
+        self, context: FitContext, plain: FitContext, settings: TrainingSettings
+    ) -> tuple[float, float] | None:
+        """Validation losses a few steps from either start; None where they are too dear."""
+        ledger = context.ledger
+        share = None if ledger.remaining is None else int(_TRIAL_SHARE * ledger.remaining)
+        short = {"steps": _TRIAL_STEPS, "judgements": 1}
+        rows = max(1, settings.validation_rows // 2)
+        trial = settings.model_copy(update=short | {"validation_rows": rows})
+        losses: list[float] = []
+        for start in (context, plain):
+            own = Ledger(ledger.body_parameters, ledger.head_parameters, share)
+            log = FitLog(report=context.log.report)
+            # A trial begins anew where a fit goes on: it is short, and ends with the same numbers.
+            inner = replace(start, ledger=own, log=log, checkpoint_folder=None)
+            try:
+                notes = self.method.fit(inner, trial).provenance.notes
+            except BudgetTooSmallError:
+                notes = None
+            ledger.charge(
+                forward=own.forward_tokens, backward=own.backward_tokens, head=own.head_passes
+            )
+            if notes is None:
+                return None
+            losses.append(notes["validation"][-1]["loss"])
+        return losses[0], losses[1]
+
+
+def _judged(
+    context: FitContext, plain: FitContext, settings: TrainingSettings
+) -> tuple[Contestant, Contestant] | None:
+    """Both starts on the rows that the training will be judged on; None where that is too dear."""
+    view = context.view
+    rows = sample_rows(view.validation, settings.validation_rows, seed=context.seed)
+    both = (
+        Contestant(context, "given", context.starting_prompt(), (), rows),
+        Contestant(plain, "instruction", plain.starting_prompt(), (), rows),
+    )
+    if not all(one.fits for one in both):
+        return None
+    if not context.ledger.covers(sum(one.cost(len(rows)) for one in both)):
+        return None
+    for one in both:
+        one.extend(len(rows))
+        one.release()
+    return both
+
+
+def _below(found: Adaptation, start: Verdict) -> bool:
+    notes = found.provenance.notes
+    best = next(each for each in notes["validation"] if each.get("step") == notes["best_step"])
+    fewer = best["metric"] is not None and best["metric"] < start.metric
+    return bool(fewer or not best["loss"] <= start.loss)

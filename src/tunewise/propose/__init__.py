@@ -1,0 +1,1 @@
+"""Instructions that a language model proposes, from training rows that go wrong: optional."""

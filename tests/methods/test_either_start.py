@@ -1,0 +1,201 @@
+"""Where a trained method begins that is given a searched prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.adaptation.samples import assert_same
+from tests.laws.fitting import base_of, context_of, counted_positions, fit, planted_view
+
+from tunewise.adaptation import training
+from tunewise.adaptation.bundle import Adaptation, Decoding
+from tunewise.adaptation.checkpoint import save_state
+from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.judge import Verdict
+from tunewise.adaptation.parts import PromptTextPart
+from tunewise.adaptation.store import fingerprint_of
+from tunewise.methods import _starts
+from tunewise.methods._registry import find_method
+from tunewise.methods._starts import EitherStart
+from tunewise.model.base import Base
+from tunewise.model.forward import has_plain_head, packable
+from tunewise.task.prompt import PromptText
+
+VIEW = planted_view(48, 24)
+QUICK: dict[str, Any] = {"batch_size": 8, "epochs": 3.0, "learning_rate": 1e-2}
+ERRORS = np.linspace(-0.1, 0.1, 24)
+
+
+def either(context: FitContext, name: str = "soft_prompt", **settings: Any) -> Adaptation:
+    method = find_method(name)
+    return EitherStart(method).fit(context, method.Settings(**{**QUICK, **settings}))
+
+
+def another(base: Base) -> Adaptation:
+    return fit(base, "zero_shot", VIEW, instruction="Answer.")
+
+
+def plant(
+    monkeypatch: pytest.MonkeyPatch, given: float, instruction: float, verdict: float = 9.0
+) -> None:
+    """Step 0 of either start has these losses, row by row with the same noise apart from them."""
+
+    def judged(*_: Any) -> Any:
+        def of(loss: float, sign: int) -> Any:
+            return SimpleNamespace(
+                losses=lambda: loss + sign * ERRORS,
+                verdict=lambda: Verdict(0.0, verdict, Decoding("score")),
+            )
+
+        return of(given, 1), of(instruction, -1)
+
+    monkeypatch.setattr(_starts, "_judged", judged)
+
+
+def test_a_clearly_better_prompt_is_where_it_begins(prompted_base: Base) -> None:
+    start = fit(prompted_base, "few_shot", VIEW, demonstrations=2, pick="balanced")
+    has_plain_head(prompted_base)
+    packable(prompted_base)
+    context = context_of(prompted_base, VIEW, start=start)
+    with counted_positions(prompted_base) as counts:
+        got = either(context, steps=3)
+    told = got.provenance.notes["starts"]
+    assert told["taken"] == "given"
+    assert told["given"] < told["instruction"] - 0.2
+    assert "trials" not in told
+    by_hand = fit(prompted_base, "soft_prompt", VIEW, start=start, **QUICK, steps=3)
+    assert_same(got.parts, by_hand.parts)
+    assert got.provenance.start == fingerprint_of(start)
+    assert context.ledger.forward_tokens == counts["plain"] + counts["graded"]
+    # Both were judged, and that is paid.
+    assert context.ledger.spent > by_hand.provenance.work["forward_tokens"]
+
+
+def test_a_clearly_better_instruction_is_where_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, given=2.0, instruction=1.0)
+    base = base_of()
+    got = either(context_of(base, VIEW, start=another(base)), steps=3)
+    assert got.provenance.notes["starts"] == {
+        "given": pytest.approx(2.0),
+        "instruction": pytest.approx(1.0),
+        "taken": "instruction",
+    }
+    assert_same(got.parts, fit(base, "soft_prompt", VIEW, **QUICK, steps=3).parts)
+    assert got.provenance.start is None
+
+
+def test_it_never_ends_below_the_start_that_it_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, given=2.0, instruction=1.0, verdict=0.0)
+    base = base_of()
+    start = another(base)
+    got = either(context_of(base, VIEW, start=start), steps=3)
+    assert "did not come up to" in got.provenance.notes["starts"]["taken"]
+    assert_same(got.parts, start.parts)
+    assert got.provenance.start == fingerprint_of(start)
+    assert got.provenance.method == "soft_prompt"
+
+
+@pytest.mark.parametrize("limit", [None, 60_000])
+def test_within_the_noise_a_few_steps_decide(
+    limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, given=1.0, instruction=1.01)
+    base = base_of()
+    start = another(base)
+    context = context_of(base, VIEW, start=start, limit=limit)
+    got = either(context)
+    told = got.provenance.notes["starts"]
+    trial = {"batch_size": 8, "learning_rate": 1e-2, "steps": 8, "judgements": 1}
+    by_hand = [
+        fit(base, "soft_prompt", VIEW, validation_rows=64, start=each, **trial).provenance
+        for each in (start, None)
+    ]
+    losses = [each.notes["validation"][-1]["loss"] for each in by_hand]
+    assert [told["trials"]["given"], told["trials"]["instruction"]] == losses
+    assert losses[0] != losses[1]
+    assert told["taken"] == ("given" if losses[0] <= losses[1] else "instruction")
+    assert context.ledger.spent > sum(each.work["forward_tokens"] for each in by_hand)
+    assert limit is None or context.ledger.spent <= limit
+    # Trials leave no steps in the diary.
+    assert len(context.log.losses) == got.provenance.notes["steps"]
+
+
+@pytest.mark.parametrize(("given", "taken"), [(1.0, "given"), (1.02, "instruction")])
+def test_where_trials_are_too_dear_the_lower_loss_is_taken(
+    given: float, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, given=given, instruction=1.01)
+    base = base_of()
+    context = context_of(base, VIEW, start=another(base), limit=12_000)
+    told = either(context).provenance.notes["starts"]
+    assert "trials" not in told
+    assert told["taken"] == taken
+    assert context.ledger.spent <= 12_000
+
+
+@pytest.mark.parametrize("start", ["none", "trained"])
+def test_without_a_searched_prompt_it_is_the_method(start: str) -> None:
+    base = base_of()
+    begun = None if start == "none" else fit(base, "lora", VIEW, steps=1, rank=2)
+    got = either(context_of(base, VIEW, start=begun), steps=2)
+    assert "starts" not in got.provenance.notes
+    assert_same(got, fit(base, "soft_prompt", VIEW, start=begun, **QUICK, steps=2))
+
+
+def test_interrupted_it_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, given=1.0, instruction=1.01)
+    base = base_of()
+    start = another(base)
+    whole = either(context_of(base, VIEW, start=start, limit=60_000))
+    stored: list[Callable[..., None]] = []
+
+    class StopError(Exception):
+        """In place of a Ctrl-C."""
+
+    def store_and_die(*args: Any) -> None:
+        save_state(*args)
+        stored.append(save_state)
+        raise StopError
+
+    folder = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_state", store_and_die)
+        with pytest.raises(StopError):
+            either(context_of(base, VIEW, start=start, limit=60_000, checkpoint_folder=folder))
+    assert stored
+    context = context_of(base, VIEW, start=start, limit=60_000, checkpoint_folder=folder)
+    assert fingerprint_of(either(context)) == fingerprint_of(whole)
+
+
+def test_only_chains_that_train_behind_a_prompt_can_ask_for_it() -> None:
+    def asks(name: str) -> bool:
+        return "either_start" in find_method(name).Settings.model_fields
+
+    assert asks("prompt_search>lora")
+    assert asks("zero_shot>prompt_search>soft_prompt+lora")
+    assert not asks("lora>soft_prompt")
+    assert not asks("zero_shot>few_shot")
+
+
+def test_a_chain_begins_at_the_instruction_where_it_is_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch, given=2.0, instruction=1.0)
+    base = base_of()
+    given = {"soft_prompt_steps": 2, "zero_shot_instruction": "Answer."}
+    got = fit(base, "zero_shot>soft_prompt", VIEW, **given, either_start=True)
+    part = got.part(PromptTextPart)
+    assert part is not None
+    assert part.prompt == PromptText(VIEW.spec.instruction)
+    assert got.provenance.notes["starts"]["taken"] == "instruction"
+    usual = fit(base, "zero_shot>soft_prompt", VIEW, **given)
+    kept = usual.part(PromptTextPart)
+    assert kept is not None
+    assert kept.prompt == PromptText("Answer.")
