@@ -1,9 +1,9 @@
 """Climbing the ladder instead of fitting everything: from the cheapest rung up, while it pays.
 
 A rung is a kind of part. Its methods are fitted one after the other with the first seed, those that
-train from the best text prompt found so far. Two rungs of training in a row without a gain end the
-climb. What cannot be told from the best on validation rows is fitted with the other seeds too. Test
-rows play no part.
+train from the best text prompt found so far, or from the plain instruction where that is the better
+start. Two rungs of training in a row without a gain end the climb. What cannot be told from the
+best on validation rows is fitted with the other seeds too. Test rows play no part.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tunewise.errors import BudgetTooSmallError
 from tunewise.jobs import Job, Jobs
 from tunewise.measure.records import SkippedMethod
 from tunewise.methods._contract import Method
+from tunewise.methods._gradient import TrainingSettings
+from tunewise.methods._starts import EitherStart
 from tunewise.numerics.racing import Floats, paired_error
 
 # What a dearer method must bring on validation rows, in the metric's own unit of 0 to 1.
@@ -154,7 +156,10 @@ class _Climb:
     def _fit(self, method: Method, seed: int) -> None:
         told = f"fitting {method.name}, seed {seed}"
         self.jobs.reporter.begin(told, *self._counted(method))
-        self.jobs.fit(method, seed, start=self._start(method))
+        start = self._start(method)
+        trains = issubclass(method.Settings, TrainingSettings)
+        begun = EitherStart(method) if trains and start is not None else method
+        self.jobs.fit(begun, seed, start=start)
 
     def _counted(self, method: Method) -> tuple[int, int]:
         return 1 + self.methods.index(method), len(self.methods)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,9 +14,11 @@ from tunewise.errors import ConfigError
 from tunewise.task.options import TaskOptions
 
 DEFAULT_BASE = "smollm2-135m"
+ALL_QUESTIONS = ("all",)
 # Token passes per fit. The default grows with the rows' length, so that a fit can take about
 # `_DEFAULT_STEPS` steps of 16 rows, and is stated with every run.
 BUDGET_NAMES = {"small": 0.4, "default": 1.0, "large": 4.0}
+_SECONDS = {"min": 60.0, "h": 3600.0}
 _LEAST_DEFAULT = 100_000
 _MOST_DEFAULT = 1_000_000
 _DEFAULT_STEPS = 64
@@ -35,10 +38,20 @@ class RunConfig(BaseModel):
     dtype: str = Field("auto", description="dtype of the frozen weights: auto, bfloat16, float32")
     methods: tuple[str, ...] = Field((), description="methods to fit; empty: all that fit the task")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of every method")
-    budget: str = Field("default", description="token passes per fit: a number, 50k, or a name")
+    budget: str = Field(
+        "default", description="token passes per fit: a number, 50k, a name; or 20min"
+    )
     climb: bool = Field(False, description="climb from rung to rung while it pays; no: fit all")
     settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings by method"
+    )
+    questions: tuple[str, ...] | None = Field(
+        None,
+        description="what is asked after the comparison; None: the cheap questions, "
+        "('all',): every one",
+    )
+    question_settings: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="settings by question"
     )
 
     def identity(self, data_hash: str, base_fingerprint: str, dtype: str) -> str:
@@ -50,9 +63,21 @@ class RunConfig(BaseModel):
         return self._hash(data=data_hash)
 
     def _hash(self, **besides: str) -> str:
-        asked = self.model_dump(mode="json", exclude={"base", "dtype", "source"})
+        # What is asked afterwards changes no fit: a finished run can be asked more.
+        beside = {"base", "dtype", "source", "questions", "question_settings"}
+        asked = self.model_dump(mode="json", exclude=beside)
         text = json.dumps({**asked, **besides}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_time(text: str) -> float | None:
+    """Seconds of a budget that is a time for the whole comparison; None for any other budget.
+
+    Args:
+        text: a number of minutes or hours, such as "20min" or "1.5h".
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(min|h)", text.strip().lower())
+    return None if found is None else float(found[1]) * _SECONDS[found[2]]
 
 
 def parse_budget(text: str, *, mean_row_tokens: float, batch_size: int = 16) -> int:
@@ -84,7 +109,7 @@ def parse_budget(text: str, *, mean_row_tokens: float, batch_size: int = 16) -> 
             "the budget cannot be read",
             found=f"--budget {text}",
             expected="token passes per fit such as 120000, 120k or 1.5m, "
-            f"or one of {', '.join(BUDGET_NAMES)}",
+            f"or one of {', '.join(BUDGET_NAMES)}; of a whole comparison also a time such as 20min",
             fix="--budget default",
         )
     return int(passes)

@@ -7,13 +7,21 @@
     │   │   └── UnknownNameError        no such method, model, metric, ...: close matches are shown
     │   ├── BudgetTooSmallError         the budget does not pay for one step
     │   ├── OutputFolderError           --out holds something else
-    │   └── AdaptationError             a stored adaptation cannot be used
-    │       ├── CorruptAdaptationError  a byte differs from what was stored, or a file is missing
-    │       └── WrongBaseError          it was made for another base model
+    │   ├── AccessError                 who asks is not known
+    │   │   └── ForbiddenError          who asks is known, and may not do this
+    │   ├── RequestTooLongError         a served request does not fit the model's context
+    │   ├── AdaptationError             a stored adaptation cannot be used
+    │   │   ├── CorruptAdaptationError  a byte differs from what was stored, or a file is missing
+    │   │   └── WrongBaseError          it was made for another base model
+    │   └── RegistryError               the registry cannot do what is asked of it
+    │       ├── NotRegisteredError      it holds no such name, version or alias
+    │       └── GateRefusedError        what would be promoted is not shown to be as good
     └── RunError                        exit code 3: the run could not finish
         ├── BudgetExceededError         work was asked for that the ledger does not cover
         ├── StorageError                the disk is full or refuses to be written
-        └── UnavailableError            something that must be fetched cannot be reached
+        ├── QuotaError                  a limit of who asks is used up, or all places are taken
+        ├── UnavailableError            something that must be fetched cannot be reached
+        └── BusyError                   a server has more requests than it takes at once
 
 A message has four parts, each a short sentence: what is wrong, what was found (the user's own
 values), what was expected, and how to fix it. `str(error)` joins those that are given.
@@ -94,6 +102,18 @@ class OutputFolderError(InputError):
     """The output folder holds something else."""
 
 
+class AccessError(InputError):
+    """Who asks is not known."""
+
+
+class ForbiddenError(AccessError):
+    """Who asks is known, and may not do this."""
+
+
+class RequestTooLongError(InputError):
+    """A served request does not fit the model's context."""
+
+
 class AdaptationError(InputError):
     """A stored adaptation cannot be used."""
 
@@ -104,6 +124,18 @@ class CorruptAdaptationError(AdaptationError):
 
 class WrongBaseError(AdaptationError):
     """The adaptation was made for another base model."""
+
+
+class RegistryError(InputError):
+    """The registry cannot do what is asked of it."""
+
+
+class NotRegisteredError(RegistryError):
+    """The registry holds no such name, version or alias."""
+
+
+class GateRefusedError(RegistryError):
+    """What would be promoted is not shown to be as good as what is there."""
 
 
 class RunError(TunewiseError):
@@ -118,5 +150,33 @@ class StorageError(RunError):
     """The disk is full or refuses to be written."""
 
 
+class QuotaError(RunError):
+    """A limit of who asks is used up, or all places are taken.
+
+    Args:
+        what: what is wrong, in one sentence.
+        found: the user's own values that show it.
+        expected: what would have been right.
+        fix: what to do now.
+        retry_after_seconds: when it is worth trying again; None where waiting does not help.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        found: str = "",
+        expected: str = "",
+        fix: str = "",
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(what, found=found, expected=expected, fix=fix)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class UnavailableError(RunError):
     """Something that must be fetched cannot be reached."""
+
+
+class BusyError(RunError):
+    """A server has more requests than it takes at once."""

@@ -24,6 +24,7 @@ from tunewise.measure.files import read_json, read_record, write_json, write_rec
 from tunewise.measure.records import FitRecord
 from tunewise.methods._chain import ARROW
 from tunewise.methods._contract import Method
+from tunewise.methods._joint import PLUS
 from tunewise.numerics.racing import Floats
 from tunewise.steps import Ground, Reporter, fit, fit_facts, measure
 from tunewise.task.types import Row
@@ -110,13 +111,15 @@ class Jobs:
                 budget=self.budget,
                 checkpoint=place.checkpoint,
                 start=start,
-                reporter=self.reporter,
+                report=self.reporter.work,
             )
         except BudgetTooSmallError:
             clear_state(place.checkpoint)
             raise
         save(fitted.adaptation, place.folder)
-        began_at = None if start is None else start.provenance.method
+        # A fit that is given a start may have found a better one in the plain instruction.
+        taken = start if fitted.adaptation.provenance.start is not None else None
+        began_at = None if taken is None else taken.provenance.method
         write_json(place.facts, fit_facts(fitted) | {"began_at": began_at})
         clear_state(place.checkpoint)
 
@@ -202,5 +205,6 @@ class Jobs:
 
 
 def _name(method: Method, seed: int) -> str:
-    """An arrow is no letter of a file's name everywhere."""
-    return f"{method.name.replace(ARROW, '-then-')}-seed{seed}"
+    """Arrow and plus are no letters of a file's name or an address everywhere."""
+    name = method.name.replace(ARROW, "-then-").replace(PLUS, "-and-")
+    return f"{name}-seed{seed}"

@@ -4,13 +4,15 @@
     -> for each method and seed (or rung by rung, while it pays): fit, store
     -> open the test rows, once -> measure every stored adaptation
     -> compare on paired rows -> recommend -> report
+    -> ask what else is asked of every adaptation -> report again
 
 Every step leaves its result in the run's folder; the same command goes on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 
 from tunewise.adaptation.store import installed_versions
+from tunewise.asking import Asked, Asking, beforehand
 from tunewise.climb import climb
 from tunewise.compare.contract import (
     BaseFacts,
@@ -27,25 +30,34 @@ from tunewise.compare.contract import (
     MachineFacts,
     RunContext,
 )
+from tunewise.compare.prior import Prior, Shape, prior
+from tunewise.compare.priorities import Priorities
 from tunewise.compare.report import write_reports
 from tunewise.compare.run_folder import check_out, claim, release
-from tunewise.compare.table import build_comparison, gather_details
-from tunewise.config import RunConfig, parse_budget
-from tunewise.errors import BudgetTooSmallError, ConfigError, DataError, InputError
+from tunewise.compare.table import build_comparison, gather_details, with_evidence
+from tunewise.config import RunConfig, parse_time
+from tunewise.errors import BudgetTooSmallError, InputError
 from tunewise.jobs import Job, Jobs
 from tunewise.measure.files import read_json, write_json
-from tunewise.measure.records import SkippedMethod
-from tunewise.methods._contract import Method, parse_settings
-from tunewise.methods._registry import discover_methods, find_method
+from tunewise.measure.forecast import guess
+from tunewise.measure.records import FitRecord, SkippedMethod
 from tunewise.model.base import default_threads, processor_name
 from tunewise.model.ledger import UNIT
-from tunewise.planning.plan import plan_run
+from tunewise.planning.plan import Planner
 from tunewise.planning.records import RunPlan
-from tunewise.steps import Ground, Reporter, check_method, stand_on
-from tunewise.task.task import LoadedTask, load_task
+from tunewise.steps import Ground, Reporter, stand_on
+from tunewise.task.task import load_task
+from tunewise.task.types import Row
+from tunewise.wanted import jobs_of, methods_of, passes_of, questions_limit, questions_of
 
 
-def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> Comparison:
+def compare(
+    config: RunConfig,
+    out: Path,
+    command: str,
+    reporter: Reporter,
+    priorities: Priorities | None = None,
+) -> Comparison:
     """Run everything and write the reports to `out`.
 
     Args:
@@ -53,28 +65,30 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
         out: folder of the run: new, empty, or of the same run, which then goes on.
         command: the command line as typed.
         reporter: is told how far the run is.
+        priorities: what matters; they change the recommendation and no fit.
 
     Raises:
         InputError: the run cannot be made; a folder that was new is not left behind.
         RunError: it could not finish; the same command goes on from there.
     """
-    chosen, settings = _chosen(config)
+    chosen, settings = methods_of(config)
+    questions = questions_of(config)
     task = load_task(config.source, config.options)
     plan = config.plan(task.data_hash)
     check_out(out, plan)
-    asked, skipped = _asked(chosen, task, config.seeds)
+    asked, skipped = jobs_of(chosen, task, config.seeds)
     ground = stand_on(task, config.base, config.dtype)
-    base = ground.base
-    budget = parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens)
-    identity = config.identity(task.data_hash, base.fingerprint, base.dtype_name)
+    identity = config.identity(task.data_hash, ground.base.fingerprint, ground.base.dtype_name)
     there = out.exists()
     resumed = claim(out, identity, command, plan)
     if resumed:
         reporter.say(f"going on with the run in {out}")
-    jobs = Jobs(ground, settings, budget, out, reporter)
     try:
         write_json(out / "data_check.json", ground.check.as_dict())
+        budget = _settled(config, ground, lambda: Planner(ground, asked, settings), out, reporter)
+        jobs = Jobs(ground, settings, budget, out, reporter)
         started = _started(out)
+        _announce(config, questions, asked, jobs)
         fitted, left_out = _fit(jobs, asked, climbing=config.climb)
     except InputError:
         # What was fitted before the fault is kept: the mended command may go on from it.
@@ -84,20 +98,18 @@ def compare(config: RunConfig, out: Path, command: str, reporter: Reporter) -> C
     jobs.all_fitted()
     skipped += left_out
     rows = task.test.open()
-    records = []
-    for number, (method, seed) in enumerate(fitted, start=1):
-        record = jobs.record(method, seed)
-        if record is None:
-            told = f"measuring {method.name}, seed {seed}"
-            reporter.begin(told, number, len(fitted), unit="rows")
-            record = jobs.measure(method, seed, rows)
-        records.append(record)
+    records = _measure(jobs, fitted, rows)
     context = _run_context(config, ground, budget, command, started)
-    comparison = build_comparison(
-        task.spec, records, skipped, context, {row.id: row for row in rows}
-    )
+    by_id = {row.id: row for row in rows}
+    comparison = build_comparison(task.spec, records, skipped, context, by_id, priorities)
     details = gather_details(comparison, records, rows, ground.check.as_dict())
     write_reports(comparison, details, out)
+    if questions:
+        # An hour of questions may follow: the comparison itself is there to be read by now.
+        asking = Asking(jobs, records, rows, config.seeds)
+        evidence = asking.ask(questions, questions_limit(config, budget))
+        comparison = with_evidence(comparison, evidence, priorities)
+        write_reports(comparison, details, out)
     return comparison
 
 
@@ -110,27 +122,94 @@ def plan(config: RunConfig) -> RunPlan:
     Raises:
         InputError: the run cannot be made.
     """
-    chosen, settings = _chosen(config)
-    task = load_task(config.source, config.options)
-    asked, skipped = _asked(chosen, task, config.seeds)
-    ground = stand_on(task, config.base, config.dtype)
-    budget = parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens)
-    return plan_run(ground, asked, skipped, settings, budget)
+    return _planned(config)[1]
 
 
-def _chosen(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
-    """The methods of a run, and their settings by name.
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What can be said before anything is fitted.
+
+    Attributes:
+        shape: what the task looks like.
+        prior: what the nearest measured runs say.
+        check: the data check, JSON values.
+        plan: what `compare` would cost.
+    """
+
+    shape: Shape
+    prior: Prior
+    check: dict[str, Any]
+    plan: RunPlan
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "task": asdict(self.shape),
+            "prior": self.prior.as_dict(),
+            "warnings": list(self.check["warnings"]),
+            "plan": self.plan.as_dict(),
+        }
+
+
+def advise(config: RunConfig, priorities: Priorities | None = None) -> Advice:
+    """What is to be expected, from the data check, the planner and runs on other tasks.
+
+    Args:
+        config: what `compare` would run.
+        priorities: what matters.
 
     Raises:
-        InputError: what can be refused before anything slow begins.
+        InputError: the run cannot be made.
     """
-    known = discover_methods()
-    named = {name: find_method(name, known) for name in (*config.methods, *config.settings)}
-    chosen = {named[name].name: named[name] for name in config.methods} or known
-    given = {named[name].name: values for name, values in config.settings.items()}
-    settings = {name: parse_settings(each, given.get(name, {})) for name, each in chosen.items()}
-    parse_budget(config.budget, mean_row_tokens=1.0)
-    return list(chosen.values()), settings
+    ground, planned = _planned(config)
+    spec, tokens = ground.task.spec, ground.check.tokens
+    shape = Shape(
+        str(spec.kind),
+        len(ground.task.fit_view.train),
+        len(spec.labels),
+        0.0 if tokens is None else tokens.input_tokens.median,
+    )
+    return Advice(shape, prior(shape, None, priorities), ground.check.as_dict(), planned)
+
+
+def _planned(config: RunConfig) -> tuple[Ground, RunPlan]:
+    """Base and task of a run, and what it would cost."""
+    chosen, settings = methods_of(config)
+    task = load_task(config.source, config.options)
+    asked, skipped = jobs_of(chosen, task, config.seeds)
+    ground = stand_on(task, config.base, config.dtype)
+    planner = Planner(ground, asked, settings)
+    budget = passes_of(config, ground, lambda: planner)
+    questions, limit = questions_of(config), questions_limit(config, budget)
+    planned = planner.plan(skipped, budget, limit)
+    if limit is None:
+        totals = planned.totals
+        passes = guess([each.settings for each in questions], int(totals["token_passes"]), budget)
+        # Most of it is fits again, and their pace is known.
+        seconds = passes * totals["fit_seconds"] / max(totals["token_passes"], 1)
+        planned = replace(planned, questions_passes=passes, questions_seconds=seconds, guessed=True)
+    return ground, planned
+
+
+def _settled(
+    config: RunConfig, ground: Ground, planner: Callable[[], Planner], out: Path, reporter: Reporter
+) -> int:
+    """Token passes per fit; what a time pays for is settled once, and a run that goes on has it."""
+    if parse_time(config.budget) is None:
+        return passes_of(config, ground, planner)
+    held = read_json(out / "budget.json")
+    if held is None:
+        held = {UNIT: passes_of(config, ground, planner, reporter.say)}
+        write_json(out / "budget.json", held)
+    return int(held[UNIT])
+
+
+def _announce(
+    config: RunConfig, questions: Sequence[Asked], asked: Sequence[Job], jobs: Jobs
+) -> None:
+    """Say what questions without a limit will take, before anything is fitted."""
+    if questions and questions_limit(config, jobs.budget) is None:
+        jobs.reporter.say(beforehand(questions, asked, jobs.budget))
 
 
 def _fit(
@@ -166,31 +245,17 @@ def _fit_all(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedM
     return [job for job in asked if job[0].name not in left_out], list(left_out.values())
 
 
-def _asked(
-    methods: Sequence[Method], task: LoadedTask, seeds: Sequence[int]
-) -> tuple[list[Job], list[SkippedMethod]]:
-    """Fits to be run, cheap methods first, and methods that cannot run here.
-
-    Raises:
-        ConfigError: none can.
-    """
-    asked: list[Job] = []
-    skipped = []
-    for method in sorted(methods, key=lambda each: (each.needs.gradients, each.needs.base)):
-        try:
-            check_method(method, task.fit_view)
-        except (ConfigError, DataError) as error:
-            skipped.append(SkippedMethod.because(method.name, error))
-            continue
-        asked += [(method, seed) for seed in (seeds if method.needs.seeds else seeds[:1])]
-    if not asked:
-        raise ConfigError(
-            "none of the methods can do this task",
-            found="\n    ".join(f"{one.method}: {one.reason}" for one in skipped),
-            expected="at least one that can",
-            fix="name others in --methods, or leave it out to run all that can",
-        )
-    return asked, skipped
+def _measure(jobs: Jobs, fitted: Sequence[Job], rows: Sequence[Row]) -> list[FitRecord]:
+    """The answers of every stored adaptation, where they are not there yet."""
+    records = []
+    for number, (method, seed) in enumerate(fitted, start=1):
+        record = jobs.record(method, seed)
+        if record is None:
+            told = f"measuring {method.name}, seed {seed}"
+            jobs.reporter.begin(told, number, len(fitted), unit="rows")
+            record = jobs.measure(method, seed, rows)
+        records.append(record)
+    return records
 
 
 def _started(out: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,6 +45,10 @@ class Reporter(Protocol):
 
     def work(self, done: int, total: int | None, text: str) -> None:
         """How far that piece is."""
+        ...
+
+    def whole(self, done: int, total: int, seconds_left: float) -> None:
+        """How far all pieces together are, in token passes, where that is known."""
         ...
 
 
@@ -107,7 +111,7 @@ def fit(
     budget: int | None,
     checkpoint: Path | None = None,
     start: Adaptation | None = None,
-    reporter: Reporter | None = None,
+    report: Callable[[int, int | None, str], None] | None = None,
 ) -> Fitted:
     """Fit one method once.
 
@@ -120,14 +124,14 @@ def fit(
         checkpoint: folder for the state of an interrupted fit, or None; to be cleared by
             `clear_state` once what was found is stored.
         start: adaptation to start from, or None.
-        reporter: is told how far the fit is, or None.
+        report: is told how far the fit is; see `FitLog.report`.
 
     Raises:
         RunError: the base was changed, which no method may do.
     """
     base, view = ground.base, ground.task.fit_view
     check_method(method, view)
-    log = FitLog(report=None if reporter is None else reporter.work)
+    log = FitLog(report=report)
     ledger = Ledger(base.body_parameters, base.head_parameters, budget)
     before = weights_checksum(base)
     context = FitContext(

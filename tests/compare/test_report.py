@@ -17,6 +17,7 @@ from tests.compare.planted import CONTEXT, SPEC, make_record, make_rows, plant
 
 from tunewise.compare.contract import Comparison, ReportDetails
 from tunewise.compare.page import MOST_ROWS, bar_limits, disagreements, page_of
+from tunewise.compare.priorities import Priorities
 from tunewise.compare.report import escape_markdown, write_reports, write_text
 from tunewise.compare.table import build_comparison, gather_details
 from tunewise.errors import StorageError
@@ -162,7 +163,7 @@ def test_markdown_stays_markdown(evil: tuple[Comparison, ReportDetails, Path]) -
     assert "<img" not in text
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
-    assert widths == {11, 5}
+    assert widths == {11, 5, 2 + len(evil[0].entries)}
 
 
 @pytest.mark.parametrize(
@@ -291,3 +292,24 @@ def test_a_file_in_the_folders_place_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(StorageError):
         write_text(tmp_path / "out" / "report.md", "text")
+
+
+def test_priorities_and_contrasts_are_shown(tmp_path: Path) -> None:
+    records, rows = plant(TRUTH, 90)
+    wanted = Priorities.model_validate({"domains": 1000, "most_gigabytes": 1.0})
+    comparison = build_comparison(SPEC, records, [], CONTEXT, rows, wanted)
+    assert set(comparison.recommendation.unmet) == {"lora"}
+    write_reports(
+        comparison, gather_details(comparison, records, list(rows.values()), {}), tmp_path
+    )
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    text = " ".join(" ".join(page.text).split())
+    assert "most gigabytes: 1.0" in text
+    assert "lora does not meet them: it takes 10 GB for 1,000 domains, above 1 GB" in text
+    anchors = {attributes.get("id") for _, attributes in page.tags}
+    links = {str(attributes["href"]) for tag, attributes in page.tags if tag == "a"}
+    assert {link.removeprefix("#") for link in links if link.startswith("#")} <= anchors
+    short = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for name in ("data requirement", "training cost", "maintenance", "lora does not meet them"):
+        assert name in text
+        assert name in short

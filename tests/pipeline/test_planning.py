@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tunewise.model.answers import Example
 from tunewise.model.calibrate import seconds_per_position, spread
 from tunewise.model.checksum import weights_checksum
 from tunewise.planning.pace import Paces, PlannedTask
-from tunewise.planning.plan import answer_work, plan_run
+from tunewise.planning.plan import Planner, answer_work
 from tunewise.planning.records import JobPlan, RunPlan
 from tunewise.steps import Ground, fit, measure, prepare
 from tunewise.task.options import TaskOptions
@@ -47,7 +48,7 @@ def planned(
     """The plan of one method's one fit, the method, and its settings."""
     method = find_method(name)
     settings = parse_settings(method, given)
-    return plan_run(ground, [(method, seed)], [], {name: settings}, budget), method, settings
+    return Planner(ground, [(method, seed)], {name: settings}).plan((), budget), method, settings
 
 
 def assert_as_counted(ground: Ground, job: JobPlan, method: Method, settings: Any) -> None:
@@ -74,9 +75,14 @@ def test_the_planned_work_is_the_counted_work(ground: Ground, name: str) -> None
         ("soft_prompt", {"virtual_tokens": 5, "steps": 6}),
         ("soft_prompt", {"epochs": 5.0, "batch_size": 4, "most_positions": 100}),
         ("prefix", {"positions": 7, "learning_rate": 0.01}),
+        ("prefix", {"distill": 4}),
+        ("prefix", {"distill": 2, "steps": 4, "learning_rate": 0.01}),
         ("lora", {"rank": 2, "judgements": 1, "row_order": "file"}),
         ("lora", {"last_layers": 1, "steps": 4}),
         ("full", {"last_layers": 1, "steps": 4}),
+        # Rows often enough for the lower layers' activations to be kept.
+        ("lora", {"last_layers": 1, "batch_size": 8, "steps": 12}),
+        ("full", {"last_layers": 1, "epochs": 5.0}),
         ("zero_shot", {"validation_rows": 3}),
     ],
 )
@@ -122,7 +128,7 @@ def test_the_base_is_left_as_it_was(ground: Ground) -> None:
     before = weights_checksum(base)
     methods = [method for name, method in discover_methods().items() if name in TRAINED]
     settings = {method.name: method.Settings() for method in methods}
-    plan_run(ground, [(method, 0) for method in methods], [], settings, BUDGET)
+    Planner(ground, [(method, 0) for method in methods], settings).plan((), BUDGET)
     assert weights_checksum(base) == before
     assert [name for name, _ in base.model.named_parameters()] == names
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
@@ -174,7 +180,12 @@ def test_seconds_are_the_work_times_the_pace(
     assert wanted <= job.fit_seconds < wanted + 5
 
 
-def test_longer_rows_and_more_trained_numbers_hold_more_memory(ground: Ground) -> None:
+def test_longer_rows_and_more_trained_numbers_hold_more_memory(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the process holds already changes from one plan to the next.
+    memory = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=0))
+    monkeypatch.setattr("tunewise.planning.plan.psutil.Process", lambda: memory)
     small, large = (planned(ground, "lora", rank=rank, steps=3)[0].jobs[0] for rank in (1, 30))
     assert large.peak_bytes > small.peak_bytes
 
@@ -182,7 +193,7 @@ def test_longer_rows_and_more_trained_numbers_hold_more_memory(ground: Ground) -
 def test_no_peak_is_below_that_of_a_fit_before_it(ground: Ground) -> None:
     methods = [find_method(name) for name in ("full", "zero_shot", "tfidf")]
     settings = {method.name: method.Settings() for method in methods}
-    plan = plan_run(ground, [(method, 0) for method in methods], [], settings, BUDGET)
+    plan = Planner(ground, [(method, 0) for method in methods], settings).plan((), BUDGET)
     peaks = [job.peak_bytes for job in plan.jobs]
     assert peaks[0] == peaks[1] == peaks[2] == plan.totals["peak_bytes"]
 
@@ -284,3 +295,20 @@ def test_the_plan_is_json() -> None:
         "measure_seconds": 1.0,
         "peak_bytes": 10**9,
     }
+    assert told["questions"] == {
+        "at_most_token_passes": 0,
+        "seconds": 0.0,
+        "guessed": False,
+    }
+
+
+@pytest.mark.parametrize("limit", [0, 500, None])
+def test_the_plan_tells_what_questions_may_take(ground: Ground, limit: int | None) -> None:
+    method = find_method("zero_shot")
+    settings = {"zero_shot": method.Settings()}
+    plan = Planner(ground, [(method, 0)], settings).plan((), BUDGET, limit)
+    assert plan.questions_passes == limit
+    if limit is None:
+        assert plan.questions_seconds is None
+    else:
+        assert (plan.questions_seconds == 0) == (limit == 0)

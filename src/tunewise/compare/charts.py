@@ -93,7 +93,7 @@ def cost_chart(comparison: Comparison, cost: Cost) -> str:
         .mark_line(interpolate="step-after", strokeDash=[4, 3], color=INK, opacity=0.55)
         .encode(x=x, y=y)
     )
-    return _svg(alt.layer(line, leaders, bars, points, names), CHART_WIDTH, CHART_HEIGHT)
+    return draw(alt.layer(line, leaders, bars, points, names), CHART_WIDTH, CHART_HEIGHT)
 
 
 def difference_chart(comparison: Comparison) -> str:
@@ -142,7 +142,7 @@ def difference_chart(comparison: Comparison) -> str:
         ),
     )
     zero = alt.Chart(alt.Data(values=[{"at": 0}])).mark_rule(color=INK, strokeDash=[3, 3])
-    return _svg(alt.layer(zero.encode(x="at:Q"), bars, points), 620, 30 * len(rows))
+    return draw(alt.layer(zero.encode(x="at:Q"), bars, points), 620, 30 * len(rows))
 
 
 def curve_chart(entry: Entry) -> str:
@@ -176,7 +176,7 @@ def curve_chart(entry: Entry) -> str:
             ),
         )
     )  # fmt: skip
-    return _svg(lines, 230, 140)
+    return draw(lines, 230, 140)
 
 
 def _cost_axis(dots: Sequence[Dot], cost: Cost) -> Any:
@@ -233,7 +233,7 @@ def _thinned(points: Sequence[Any]) -> Sequence[Any]:
     return kept if not points or kept[-1] is points[-1] else [*kept, points[-1]]
 
 
-def _svg(chart: Any, width: int, height: int) -> str:
+def draw(chart: Any, width: int, height: int) -> str:
     """Draw it, transparent, in the page's colours."""
     drawn = (
         chart.properties(width=width, height=height, background="transparent", padding=4)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
+from tunewise.measure.evidence import Evidence
 from tunewise.measure.records import RowResult, SkippedMethod
 from tunewise.task.types import Row, TaskSpec
 
@@ -187,6 +188,8 @@ class Pair:
             is what the recommendation reads; None for pairs without the best.
         row_deviation: standard deviation of the per-row differences.
         n: rows.
+        seed_deviation: standard deviation of the difference by the seeds of the fits; where the run
+            has one seed, by what is usual for trained methods.
     """
 
     a: str
@@ -198,6 +201,30 @@ class Pair:
     p_value_holm: float | None
     row_deviation: float
     n: int
+    seed_deviation: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a sentence rests on.
+
+    Attributes:
+        measurement: "accuracy", "paired_difference", "cost", or the name of a question.
+        methods: whose numbers.
+        rows: test rows behind it.
+    """
+
+    measurement: str
+    methods: tuple[str, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A sentence, every number of which is from its source."""
+
+    text: str
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +238,11 @@ class Recommendation:
         best: the method with the highest test score.
         tied_with: methods that cannot be told from the best (without `method` itself).
         reasons, warnings, would_change: sentences, every number from the table.
+        runner_up: what would be recommended if `method` were not there, or None.
+        next_steps: what to do next, as sentences.
+        reason_sources: what each of the reasons rests on, in their order (without its text).
+        priorities: those that were given, by name.
+        unmet: method -> why it does not meet them.
     """
 
     method: str
@@ -221,11 +253,19 @@ class Recommendation:
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     would_change: tuple[str, ...]
+    runner_up: str | None = None
+    next_steps: tuple[str, ...] = ()
+    reason_sources: tuple[Source, ...] = ()
+    priorities: Mapping[str, Any] = field(default_factory=dict)
+    unmet: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The whole result of `tunewise compare`, without row texts."""
+    """The whole result of `tunewise compare`.
+
+    Row texts are not in it, but where a question shows some as its evidence.
+    """
 
     task: TaskSpec
     context: RunContext
@@ -233,6 +273,7 @@ class Comparison:
     pairs: tuple[Pair, ...]
     skipped: tuple[SkippedMethod, ...]
     recommendation: Recommendation
+    evidence: tuple[Evidence, ...] = ()
 
     def entry(self, method: str) -> Entry:
         """The entry of this method; KeyError where there is none."""
@@ -255,6 +296,7 @@ class Comparison:
             "pairs": self.pairs,
             "recommendation": self.recommendation,
             "skipped": self.skipped,
+            "evidence": self.evidence,
             "machine": context.machine,
             "command": context.command,
             "version": context.version,

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunewise.compare.asked import asked_questions, in_order
 from tunewise.compare.charts import FIT, REQUEST, SIZE, cost_chart, curve_chart, difference_chart
 from tunewise.compare.contract import Comparison, Entry, Pair, ReportDetails, Role, SliceScore
+from tunewise.compare.contrasts import contrasts
+from tunewise.compare.pictures import picture_chart
+from tunewise.compare.priorities import GIVE_UP_POINTS
 from tunewise.compare.terminal import mark
 from tunewise.compare.wording import (
     count_text,
@@ -68,19 +72,38 @@ def page_of(comparison: Comparison, details: ReportDetails) -> dict[str, Any]:
     return {
         "comparison": comparison,
         "advice": comparison.recommendation,
+        "reasons": _reasons(comparison),
+        "give_up": comparison.recommendation.priorities.get("give_up_points", GIVE_UP_POINTS),
         "chosen": comparison.entry(comparison.recommendation.method),
         "lines": [_line(comparison, entry, low, high) for entry in entries],
         "bar_low": points(low),
         "bar_high": points(high),
+        "contrasts": contrasts(comparison),
         "differences": [_difference(comparison, pair) for pair in _with_chosen(comparison)],
         "labels": _slices(entries, [entry.by_label for entry in entries]),
         "domains": _slices(entries, [entry.by_domain for entry in entries]),
         "extras": [name for name in extras if len({each.extra.get(name) for each in entries}) > 1],
         "rows": differing[:MOST_ROWS],
         "rows_in_all": len(differing),
+        "questions": asked_questions(comparison.evidence),
         "data_check": details.data_check,
         "words": {"points": points, "score": score_text, "count": count_text},
     }
+
+
+def _reasons(comparison: Comparison) -> list[dict[str, str]]:
+    """The reasons, and where on the page that which they rest on is."""
+    advice = comparison.recommendation
+    anchors = {"accuracy": "table", "paired_difference": "differences", "cost": "contrasts"}
+    chosen_alone = len(comparison.entries) == 1
+    return [
+        {
+            "text": text,
+            "anchor": "table" if chosen_alone else anchors.get(source.measurement, "table"),
+            "from": f"{source.measurement.replace('_', ' ')}, {source.rows:,} rows",
+        }
+        for text, source in zip(advice.reasons, advice.reason_sources, strict=True)
+    ]
 
 
 def charts_of(comparison: Comparison) -> dict[str, Any]:
@@ -90,6 +113,14 @@ def charts_of(comparison: Comparison) -> dict[str, Any]:
         "differences": difference_chart(comparison),
         "curves": [
             (entry.method, svg) for entry in comparison.entries if (svg := curve_chart(entry))
+        ],
+        "questions": [
+            [
+                (picture.title, svg)
+                for picture in each.answered.pictures
+                if (svg := picture_chart(comparison, picture))
+            ]
+            for each in in_order(comparison.evidence)
         ],
     }
 

@@ -56,6 +56,9 @@ def render_page(page: dict[str, Any], charts: dict[str, Any]) -> str:
         "costs": [Markup(svg) for svg in charts["costs"]],
         "differences": Markup(charts["differences"]),
         "curves": [(method, Markup(svg)) for method, svg in charts["curves"]],
+        "questions": [
+            [(title, Markup(svg)) for title, svg in pictures] for pictures in charts["questions"]
+        ],
     }
     return (
         _environment()

@@ -6,10 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from tunewise.compare.contract import Comparison, Entry, Pair, ReportDetails, RunContext
-from tunewise.compare.entries import join_seeds, score_matrix, table_order, with_roles
+from tunewise.compare.contract import (
+    BaseFacts,
+    Comparison,
+    Entry,
+    Pair,
+    ReportDetails,
+    Role,
+    RunContext,
+)
+from tunewise.compare.entries import (
+    SEED_DEVIATION,
+    join_seeds,
+    score_matrix,
+    table_order,
+    with_roles,
+)
+from tunewise.compare.priorities import Priorities
 from tunewise.compare.recommend import recommend
 from tunewise.errors import RunError
+from tunewise.measure.evidence import Evidence
 from tunewise.measure.records import FitRecord, SkippedMethod
 from tunewise.numerics.pairs import holm, paired_difference
 from tunewise.task.types import Row, TaskSpec
@@ -21,6 +37,7 @@ def build_comparison(
     skipped: Sequence[SkippedMethod],
     context: RunContext,
     rows: Mapping[str, Row],
+    priorities: Priorities | None = None,
 ) -> Comparison:
     """The table, its pairs and the recommendation.
 
@@ -30,6 +47,7 @@ def build_comparison(
         skipped: methods that could not run.
         context: what the run was.
         rows: the test rows by id, for scores per label and per domain.
+        priorities: what matters; None for nothing in particular.
 
     Raises:
         RunError: no record at all, a method's seed twice, or records on different test rows.
@@ -40,15 +58,35 @@ def build_comparison(
         by_method.setdefault(record.method, []).append(record)
     joined = with_roles([join_seeds(spec, fits, rows) for fits in by_method.values()])
     entries = tuple(sorted(joined, key=table_order))
-    pairs = _pairs(entries, by_method)
+    pairs = _pairs(entries, by_method, len(context.seeds))
     return Comparison(
         task=spec,
         context=context,
         entries=entries,
         pairs=pairs,
         skipped=tuple(skipped),
-        recommendation=recommend(entries, pairs),
+        recommendation=recommend(entries, pairs, priorities, (), base_bytes(context.base)),
     )
+
+
+def with_evidence(
+    comparison: Comparison, evidence: Sequence[Evidence], priorities: Priorities | None = None
+) -> Comparison:
+    """The comparison with what was asked afterwards, and the recommendation in its light.
+
+    Args:
+        comparison: of the same run.
+        evidence: the questions and their answers.
+        priorities: what matters; None for nothing in particular.
+    """
+    size = base_bytes(comparison.context.base)
+    advice = recommend(comparison.entries, comparison.pairs, priorities, evidence, size)
+    return replace(comparison, evidence=tuple(evidence), recommendation=advice)
+
+
+def base_bytes(base: BaseFacts) -> int:
+    """Bytes of the base's weights in memory, in the dtype they compute in."""
+    return base.parameters * (4 if base.dtype == "float32" else 2)
 
 
 def gather_details(
@@ -74,8 +112,13 @@ def gather_details(
     return ReportDetails(tuple(rows), answers, data_check)
 
 
+def _unseen(entry: Entry, seeds: int) -> float:
+    """What the run could not see of how the seed moves an entry's score."""
+    return SEED_DEVIATION if seeds == 1 and entry.role is Role.TRAINED else 0.0
+
+
 def _pairs(
-    entries: Sequence[Entry], by_method: Mapping[str, Sequence[FitRecord]]
+    entries: Sequence[Entry], by_method: Mapping[str, Sequence[FitRecord]], seeds: int
 ) -> tuple[Pair, ...]:
     """Every two entries, those with the best first (it leads the table)."""
     scores = {
@@ -84,7 +127,8 @@ def _pairs(
     }
     pairs = []
     for a, b in combinations(entries, 2):
-        found = paired_difference(scores[a.method], scores[b.method])
+        unseen = (_unseen(a, seeds), _unseen(b, seeds))
+        found = paired_difference(scores[a.method], scores[b.method], unseen=unseen)
         pairs.append(
             Pair(
                 a=a.method,
@@ -95,6 +139,7 @@ def _pairs(
                 p_value=found.p_value,
                 p_value_holm=None,
                 row_deviation=found.row_deviation,
+                seed_deviation=found.seed_deviation,
                 n=a.test.n,
             )
         )

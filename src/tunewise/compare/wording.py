@@ -51,6 +51,15 @@ def seconds_text(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "0.4 s", "42 s", "12 min", "3.5 h"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def tokens_text(tokens: float) -> str:
     """Tokens before a request's own text: "27" or "27.4"."""
     return f"{tokens:,.0f}" if tokens >= 100 or tokens == round(tokens) else f"{tokens:.1f}"

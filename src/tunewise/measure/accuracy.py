@@ -41,6 +41,8 @@ def measure_rows(
     spec: TaskSpec,
     decoding: Decoding,
     report: Report | None = None,
+    *,
+    free_too: bool = True,
 ) -> Measured:
     """Answer and score rows.
 
@@ -53,9 +55,10 @@ def measure_rows(
         spec: gives the metric.
         decoding: the adaptation's own readout.
         report: called as report(rows answered, rows to be answered), or None.
+        free_too: whether that second time is wanted.
     """
     inputs = [row.input for row in rows]
-    free_too = decoding.mode == "json"
+    free_too = free_too and decoding.mode == "json"
     told = _Told(report, len(rows) * (2 if free_too else 1))
     began = time.perf_counter()
     answers = _answers(predictor, inputs, None, told)

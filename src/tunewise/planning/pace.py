@@ -14,16 +14,12 @@ from typing import Any
 
 import torch
 
+from tunewise.adaptation.inside import LowRank, low_rank_layers
 from tunewise.adaptation.judge import example
 from tunewise.adaptation.readout import default_decoding, label_sequences
-from tunewise.adaptation.trainables import (
-    FrozenPrefix,
-    KVPrefix,
-    LowRank,
-    VirtualTokens,
-    low_rank_layers,
-)
+from tunewise.adaptation.trainables import FrozenPrefix, KVPrefix, VirtualTokens
 from tunewise.methods._contract import Method
+from tunewise.methods._gradient import TrainingSettings
 from tunewise.model import calibrate
 from tunewise.model.base import Base
 from tunewise.model.calibrate import Pace
@@ -80,6 +76,7 @@ class Paces:
 
     Attributes:
         seconds: how long the timing took.
+        plain: of answering with the base; all zero where no method calls it.
         decode: seconds of a generated token; 0 where nothing is generated.
         forward_bytes: what a position holds while it runs without gradients.
     """
@@ -89,7 +86,7 @@ class Paces:
     ) -> None:
         self.task, self.settings, self.base = task, settings, task.ground.base
         self.seconds = self.decode = self.forward_bytes = 0.0
-        self._plain = Pace(0.0)
+        self.plain = Pace(0.0)
         self._trained: dict[tuple[str, int | None], Pace] = {}
         calling = [method for method in methods if method.needs.base]
         if calling:
@@ -101,7 +98,7 @@ class Paces:
     def of(self, method: Method) -> Pace:
         """The pace of a method that calls the base, as its settings have it."""
         if not method.needs.gradients:
-            return self._plain
+            return self.plain
         pace, layers = self._trained[self._key(method)], self.base.layers
         last = getattr(self.settings[method.name], "last_layers", None)
         if last is None:
@@ -110,25 +107,31 @@ class Paces:
         share = min(last, layers) / layers
         return replace(
             pace,
-            step=pace.forward + share * max(pace.step - pace.forward, 0.0),
             update=share * pace.update,
             saved_bytes=share * pace.saved_bytes,
             trained=round(share * pace.trained),
             backward_passes=share * pace.backward_passes,
+            frozen_layers=layers - min(last, layers),
         )
 
     def _key(self, method: Method) -> tuple[str, int | None]:
         """What decides a trained method's pace: the deepest kind of part it finds, and its size."""
         kind = next((each for each in _SIZES if each in method.produces), "virtual_tokens")
         name, default = _SIZES[kind]
-        return kind, getattr(self.settings[method.name], name, default)
+        settings = dict(self.settings[method.name])
+        # A method made of others has their settings behind their names; `most_positions`, which
+        # all that trains has, is no size.
+        others = tuple(TrainingSettings.model_fields)
+        own = [key for key in settings if not key.endswith(others)]
+        sizes = (settings[key] for key in own if key == name or key.endswith(f"_{name}"))
+        return kind, next(sizes, default) if name else default
 
     def _time(self, keys: Sequence[tuple[str, int | None]], allowance: float) -> None:
         base, task = self.base, self.task
         with torch.no_grad():
             prefix = FrozenPrefix(base, task.renderer, ()).inputs().lower(base)
         forward = calibrate.forward_seconds(base, prefix, task.examples, task.labels, allowance)
-        self._plain = Pace(forward, prefix_positions=len(task.renderer.shared_tokens))
+        self.plain = Pace(forward, prefix_positions=len(task.renderer.shared_tokens))
         self.forward_bytes = calibrate.forward_bytes(base)
         if not task.labels:
             end = task.renderer.end_token_id
@@ -138,7 +141,7 @@ class Paces:
 
     def _time_trained(self, kind: str, size: int | None, allowance: float) -> Pace:
         base, task = self.base, self.task
-        forward, update = self._plain.forward, 0.0
+        forward, update = self.plain.forward, 0.0
         positions = len(task.renderer.shared_tokens) if size is None else size
         began = time.perf_counter()
         with _trainable(base, task.renderer, kind, size) as trainable:
@@ -159,7 +162,7 @@ class Paces:
                 trained, update = base.parameters, calibrate.update_seconds(base) * base.parameters
             return Pace(
                 forward,
-                step,
+                max(step - forward, 0.0) / trainable.backward_passes,
                 update,
                 setup,
                 saved,

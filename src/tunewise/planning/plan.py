@@ -37,47 +37,60 @@ _LOGIT_BYTES = 10
 _JUDGED_POSITIONS, _JUDGED_ROWS = 4096, 64
 
 
-def plan_run(
-    ground: Ground,
-    jobs: Sequence[tuple[Method, int]],
-    skipped: Sequence[SkippedMethod],
-    settings: Mapping[str, Any],
-    budget: int,
-) -> RunPlan:
-    """Predict every fit of a run. The base is as before when it ends; nothing is written.
+class Planner:
+    """Predicts runs of one task on this machine, which is timed once.
+
+    The base is as before when it ends; nothing is written.
 
     Args:
         ground: base and task.
         jobs: methods and seeds, in the order they run.
-        skipped: methods that are left out already.
         settings: settings by method.
-        budget: token passes per fit.
     """
-    resident = int(psutil.Process().memory_info().rss)
-    task = PlannedTask(ground)
-    paces = Paces(task, list(dict.fromkeys(method for method, _ in jobs)), settings)
-    planned: list[JobPlan] = []
-    too_dear: dict[str, SkippedMethod] = {}
-    for method, seed in jobs:
-        if method.name in too_dear:
-            continue
+
+    def __init__(
+        self, ground: Ground, jobs: Sequence[tuple[Method, int]], settings: Mapping[str, Any]
+    ) -> None:
+        self._resident = int(psutil.Process().memory_info().rss)
+        self._task = PlannedTask(ground)
+        self._jobs, self._settings = jobs, settings
+        methods = list(dict.fromkeys(method for method, _ in jobs))
+        self._paces = Paces(self._task, methods, settings)
+
+    def plan(
+        self, skipped: Sequence[SkippedMethod], budget: int, questions: int | None = 0
+    ) -> RunPlan:
+        """Predict every fit of a run.
+
+        Args:
+            skipped: methods that are left out already.
+            budget: token passes per fit.
+            questions: token passes that the questions may take; None where they have no limit.
+        """
+        planned: list[JobPlan] = []
+        too_dear: dict[str, SkippedMethod] = {}
+        for method, seed in self._jobs:
+            if method.name in too_dear:
+                continue
+            try:
+                planned.append(self._job(method, seed, budget))
+            except BudgetTooSmallError as error:
+                too_dear[method.name] = SkippedMethod.because(method.name, error)
+        kept = [job for job in planned if job.method not in too_dear]
+        # What a fit gives back stays with the process, so no later peak is below an earlier one.
+        peaks = itertools.accumulate((job.peak_bytes for job in kept), max)
+        jobs = tuple(replace(job, peak_bytes=peak) for job, peak in zip(kept, peaks, strict=True))
+        asking = None if questions is None else questions * self._paces.plain.forward
+        left_out = (*skipped, *too_dear.values())
+        return RunPlan(jobs, left_out, budget, self._paces.seconds, questions, asking)
+
+    def _job(self, method: Method, seed: int, budget: int) -> JobPlan:
         if not method.needs.base:
-            planned.append(JobPlan(method.name, seed, 0, 0, 0, False, 0.0, 0.0, resident))
-            continue
-        pace = paces.of(method)
-        try:
-            work = work_of(task, method, settings[method.name], seed=seed, budget=budget, pace=pace)
-        except BudgetTooSmallError as error:
-            too_dear[method.name] = SkippedMethod.because(method.name, error)
-            continue
-        planned.append(_job(task, method, seed, work, paces, resident))
-    kept = [job for job in planned if job.method not in too_dear]
-    # What a fit gives back stays with the process, so no later peak is below an earlier one.
-    peaks = itertools.accumulate((job.peak_bytes for job in kept), max)
-    jobs_planned = tuple(
-        replace(job, peak_bytes=peak) for job, peak in zip(kept, peaks, strict=True)
-    )
-    return RunPlan(jobs_planned, (*skipped, *too_dear.values()), budget, paces.seconds)
+            return JobPlan(method.name, seed, 0, 0, 0, False, 0.0, 0.0, self._resident)
+        task, paces, pace = self._task, self._paces, self._paces.of(method)
+        settings = self._settings[method.name]
+        work = work_of(task, method, settings, seed=seed, budget=budget, pace=pace)
+        return _job(task, method, seed, work, paces, self._resident)
 
 
 def _job(
@@ -102,8 +115,8 @@ def _job(
 
 
 def _fit_seconds(work: Work, pace: Pace) -> float:
-    steps = work.stepped * pace.step + work.steps * pace.update
-    return pace.setup + work.judged * pace.forward + steps
+    steps = work.backward * pace.backward + work.steps * pace.update
+    return pace.setup + work.forward * pace.forward + steps
 
 
 def answer_work(task: PlannedTask, *, trained: bool) -> tuple[int, int]:

@@ -49,12 +49,19 @@ class RunPlan:
         skipped: methods that would be left out, and why.
         budget: token passes per fit.
         calibration_seconds: how long timing this machine took.
+        questions_passes: token passes that the questions behind the comparison take at most; None
+            where they are named and so have no limit: each counts its own once the fits are there.
+        questions_seconds: what so many passes of answering take; None likewise.
+        guessed: whether these two are no limit but a guess, by the shares that questions have.
     """
 
     jobs: tuple[JobPlan, ...]
     skipped: tuple[SkippedMethod, ...]
     budget: int
     calibration_seconds: float
+    questions_passes: int | None = 0
+    questions_seconds: float | None = 0.0
+    guessed: bool = False
 
     @property
     def totals(self) -> dict[str, float]:
@@ -67,6 +74,12 @@ class RunPlan:
             "peak_bytes": max((job.peak_bytes for job in self.jobs), default=0),
         }
 
+    @property
+    def seconds(self) -> float:
+        """What all of it takes; questions that have no limit are not counted."""
+        asking = 0.0 if self.questions_seconds is None else self.questions_seconds
+        return self.totals["fit_seconds"] + self.totals["measure_seconds"] + asking
+
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {
@@ -75,4 +88,9 @@ class RunPlan:
             "jobs": [{**asdict(job), "token_passes": job.token_passes} for job in self.jobs],
             "skipped": [asdict(one) for one in self.skipped],
             "totals": self.totals,
+            "questions": {
+                "at_most_token_passes": self.questions_passes,
+                "seconds": self.questions_seconds,
+                "guessed": self.guessed,
+            },
         }

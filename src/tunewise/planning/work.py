@@ -6,8 +6,9 @@ is judged once. A search, whose work depends on what it meets, is given its whol
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,18 +16,18 @@ import torch
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Judge
 from tunewise.adaptation.parts import Part
+from tunewise.adaptation.plan import Candidate, TrainingPlan
 from tunewise.adaptation.training import Training
 from tunewise.methods._contract import Method
-from tunewise.methods._gradient import GradientSettings
+from tunewise.methods._gradient import GradientMethod, Preparation, TrainingSettings
 from tunewise.model.calibrate import Pace
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.prefix import PrefixInputs
 from tunewise.planning.pace import PlannedTask
 
-# Learning rates that race where none is given: every method we know has two. Only their number
-# matters here.
-_RATES = (1.0, 0.5)
+# What races where a method does not tell: two learning rates. Only their number matters here.
+_RACING = (Candidate(1.0), Candidate(0.5))
 _JUDGED_ROWS = 256
 _MOST_POSITIONS = 4096
 
@@ -78,8 +79,13 @@ def work_of(
         BudgetTooSmallError: the budget does not pay for a step.
     """
     context = _context(task, seed, budget)
-    if method.needs.gradients and isinstance(settings, GradientSettings):
-        return _training(task, context, settings, pace)
+    if method.needs.gradients and isinstance(settings, TrainingSettings):
+        racing: tuple[Candidate, ...] = _RACING
+        prepare: Callable[[], Preparation] = Preparation
+        if isinstance(method, GradientMethod):
+            racing = method.candidates(settings)
+            prepare = partial(method.preparation, context, settings, task.renderer)
+        return _training(task, context, settings.plan(racing), pace, prepare)
     if method.needs.gradients or method.needs.seeds:
         return _whole_budget(task, budget, pace)
     rows = getattr(settings, "validation_rows", _JUDGED_ROWS)
@@ -100,12 +106,13 @@ class _Shape:
         self.parameters = {"nothing": torch.zeros(1, requires_grad=True)}
         self.backward_passes = pace.backward_passes
         self.prefix_positions = pace.prefix_positions
+        self.frozen_layers = pace.frozen_layers
 
     def prefix_inputs(self) -> PrefixInputs:
         """Never computed."""
         raise NotImplementedError
 
-    def part(self) -> Part:
+    def parts(self) -> tuple[Part, ...]:
         """Never found."""
         raise NotImplementedError
 
@@ -123,33 +130,44 @@ def _context(task: PlannedTask, seed: int, budget: int) -> FitContext:
 
 
 def _training(
-    task: PlannedTask, context: FitContext, settings: GradientSettings, pace: Pace
+    task: PlannedTask,
+    context: FitContext,
+    plan: TrainingPlan,
+    pace: Pace,
+    prepare: Callable[[], Preparation],
 ) -> Work:
     """The work of a training, as its own layout has it."""
     if context.ledger.covers(pace.begun):
         context.ledger.charge(forward=pace.begun)
-    training = Training(context, task.renderer, _Shape(pace), settings.plan(_RATES))
-    layout, loop = training.layout, training.loop
-    work = Work(judged=pace.begun, races=layout.trial_steps > 0)
-    costs = list(itertools.islice(loop.costs(), layout.steps))
-    forwards = [round(cost / (1 + pace.backward_passes)) for cost in costs]
+    before = prepare()
+    context.ledger.charge(forward=before.forward, head=before.head)
+    training = Training(context, task.renderer, _Shape(pace), plan, examples=before.examples)
+    layout, loop, examples = training.layout, training.loop, training.examples
+    work = Work(
+        judged=pace.begun + before.forward + training.lower_cost,
+        head=before.head,
+        races=layout.trial_steps > 0,
+    )
+    passes_of = [loop.work(step) for step in range(layout.steps)]
     passes = 1 + max(1, int(pace.backward_passes))
     heads = [
-        passes * sum(len(task.examples[index].answer) for index in loop.order.batch(step))
+        passes * sum(len(examples[index].answer) for index in loop.order.batch(step))
         for step in range(layout.steps)
     ]
     _add_judgement(work, task, training.judge, pace)
     done = layout.trial_steps
     for stage in layout.stages:
-        trial = stage.learning_rate is not None
+        trial = stage.candidate is not None
         stretch = slice(0 if trial else done, stage.until_step)
         work.steps += stretch.stop - stretch.start
-        work.stepped += sum(forwards[stretch])
-        work.backward += sum(costs[stretch]) - sum(forwards[stretch])
+        work.stepped += sum(forward for forward, _ in passes_of[stretch])
+        work.backward += sum(backward for _, backward in passes_of[stretch])
         work.head += sum(heads[stretch])
         _add_judgement(work, task, training.trial_judge if trial else training.judge, pace)
         done = done if trial else stage.until_step
-    work.largest_step = min(max(forwards), settings.most_positions + pace.prefix_positions)
+    work.largest_step = min(
+        max(forward for forward, _ in passes_of), plan.most_positions + pace.prefix_positions
+    )
     return work
 
 

@@ -1,0 +1,350 @@
+"""The questions of one run: each is asked once, in the run's folder.
+
+    evidence/NAME.json   the answer, written last       evidence/NAME/   pieces of one under way
+
+A question may take what it planned and a quarter more, since a plan cannot know how long generated
+answers get; the ledger refuses the rest. Unless more is asked for, the cheapest questions are asked
+as long as all of them together cost no more than one more fit. What will be asked, what it takes
+and about how long is said before the first one, and what is left of that while they are asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.checkpoint import clear_state
+from tunewise.adaptation.parts import WeightsPart
+from tunewise.adaptation.store import fingerprint_of, installed_versions, load
+from tunewise.compare.entries import chosen_first
+from tunewise.compare.wording import duration, plural
+from tunewise.errors import BudgetExceededError, InputError, RunError
+from tunewise.jobs import Job, Jobs
+from tunewise.measure.evidence import Answered, Evidence, evidence_from
+from tunewise.measure.files import read_json, write_json
+from tunewise.measure.forecast import Forecast, Watch, guess, pace_of
+from tunewise.measure.pieces import Pieces
+from tunewise.measure.questions._contract import (
+    Question,
+    QuestionContext,
+    QuestionSettings,
+    Refitted,
+    Subject,
+)
+from tunewise.measure.questions._work import answering_passes
+from tunewise.measure.records import FitRecord
+from tunewise.methods._registry import find_method
+from tunewise.model.checksum import weights_checksum
+from tunewise.model.ledger import Ledger
+from tunewise.steps import fit
+from tunewise.task.task import hash_view
+from tunewise.task.types import FitView, Row
+
+_FOLDER = "evidence"
+_SLACK = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question of a run with its settings.
+
+    Attributes:
+        question: what is asked.
+        settings: an instance of its `Settings`.
+    """
+
+    question: Question
+    settings: QuestionSettings
+
+
+class _Shelf:
+    """Adaptations that were read, since every question asks for every one.
+
+    Of those that hold whole weights, each as large as the base, only the last one stays.
+    """
+
+    def __init__(self) -> None:
+        self._light: dict[Path, Adaptation] = {}
+        self._heavy: tuple[Path, Adaptation] | None = None
+
+    def load(self, folder: Path, fingerprint: str) -> Adaptation:
+        """The adaptation of a folder, read and checked at most once while it stays."""
+        if folder in self._light:
+            return self._light[folder]
+        if self._heavy is not None and self._heavy[0] == folder:
+            return self._heavy[1]
+        self._heavy = None  # let go before the next one is read
+        found = load(folder, base_fingerprint=fingerprint)
+        if found.part(WeightsPart) is None:
+            self._light[folder] = found
+        else:
+            self._heavy = (folder, found)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Asks the questions of a run whose fits are measured.
+
+    Attributes:
+        jobs: the run's fits.
+        records: all of them, measured.
+        rows: the test rows.
+        seeds: of the run.
+        shelf: adaptations that were read.
+    """
+
+    jobs: Jobs
+    records: Sequence[FitRecord]
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+    shelf: _Shelf = field(default_factory=_Shelf)
+
+    def ask(self, asked: Sequence[Asked], most_passes: int | None) -> tuple[Evidence, ...]:
+        """Ask what is not answered yet.
+
+        Args:
+            asked: the questions.
+            most_passes: token passes that all of them may cost together, the cheapest first; None
+                for no limit. Those that are left out say so.
+
+        Returns:
+            One piece of evidence for each, the cheapest first.
+        """
+        found: dict[str, Evidence] = {}
+        to_ask: list[tuple[Evidence, Asked]] = []
+        left = most_passes
+        for plan, each in sorted(
+            ((self._planned(each), each) for each in asked),
+            key=lambda pair: (pair[0].planned_passes, pair[1].question.name),
+        ):
+            is_there = self._stored(each) is not None
+            if not plan.absent and left is not None:
+                if not is_there and plan.planned_passes > left:
+                    plan = replace(plan, absent=_left_out(plan, left))
+                else:
+                    left -= plan.planned_passes
+            found[plan.question] = plan
+            if not plan.absent and not is_there:
+                to_ask.append((plan, each))
+        forecast = self._announced([plan for plan, _ in to_ask])
+        for number, (plan, each) in enumerate(to_ask, start=1):
+            self.jobs.reporter.begin(f"asking: {each.question.title}", number, len(to_ask))
+            found[plan.question] = self._answer(each, plan, forecast)
+        return tuple(found.values())
+
+    def _announced(self, plans: Sequence[Evidence]) -> Forecast:
+        """Say what will be asked and what it will take."""
+        planned = {plan.question: plan.planned_passes for plan in plans}
+        rows = [row.input for row in self.rows]
+        base = self.jobs.ground.base
+        subjects = self._subjects() if any(planned.values()) else {}
+        answering = {
+            name: answering_passes(base, fits[0].load(), rows) for name, fits in subjects.items()
+        }
+        # Without a question that calls the base no pace is needed.
+        records = self.records if subjects else ()
+        forecast = Forecast(planned, pace_of(records, answering))
+        if forecast.total:
+            dear = sorted(planned, key=lambda name: -planned[name])[:3]
+            most = ", ".join(f"{name} {planned[name]:,}" for name in dear if planned[name])
+            fits = forecast.total / self.jobs.budget
+            self.jobs.reporter.say(
+                f"{plural(len(plans), 'question')} to ask: about {forecast.total:,} token passes, "
+                f"as many as {fits:.1f} fits; about {duration(forecast.seconds_left())} "
+                f"(most for {most})"
+            )
+        return forecast
+
+    def _planned(self, asked: Asked) -> Evidence:
+        """What a question will cost, or why it cannot be asked."""
+        stored = self._stored(asked)
+        if stored is not None:
+            return stored
+        question, settings = asked.question, asked.settings
+        context = self._context(asked, limit=0)
+        reason = question.inapplicable(context)
+        passes = 0 if reason else question.cost(context, settings)
+        return Evidence(
+            question.name,
+            question.title,
+            question.asks,
+            Answered(()),
+            absent=reason,
+            settings=settings.model_dump(mode="json"),
+            planned_passes=passes,
+        )
+
+    def _answer(self, asked: Asked, plan: Evidence, forecast: Forecast) -> Evidence:
+        """Ask one question and store its answer; what it cannot do is told, not raised.
+
+        Raises:
+            RunError: the base was changed, which no question may do.
+        """
+        base, name = self.jobs.ground.base, asked.question.name
+        before = weights_checksum(base)
+        limit = int(plan.planned_passes * _SLACK)
+        context = self._context(asked, limit, plan.planned_passes, forecast)
+        try:
+            answered = asked.question.measure(context, asked.settings)
+        except (InputError, BudgetExceededError) as error:
+            reason = "; ".join(text for text in (error.what, error.found) if text)
+            return replace(plan, absent=f"could not be measured: {reason}")
+        finally:
+            forecast.end(name, context.ledger.spent, context.watch.seconds)
+            if weights_checksum(base) != before:
+                raise RunError(f"the question {name} changed the base model", fix="mend it")
+        evidence = replace(
+            plan,
+            answered=answered,
+            work=context.ledger.work().as_dict(),
+            seconds=context.watch.seconds,
+        )
+        content = {"identity": self._identity(asked), "evidence": asdict(evidence)}
+        write_json(self._path(asked), content)
+        context.pieces.clear()
+        return evidence
+
+    def _stored(self, asked: Asked) -> Evidence | None:
+        content = read_json(self._path(asked))
+        if content is None or content.get("identity") != self._identity(asked):
+            return None
+        try:
+            return evidence_from(content["evidence"])
+        except (KeyError, TypeError, ValueError):
+            return None  # of another version: asked again
+
+    def _context(
+        self, asked: Asked, limit: int, planned: int = 0, forecast: Forecast | None = None
+    ) -> QuestionContext:
+        base, task = self.jobs.ground.base, self.jobs.ground.task
+        ledger, watch = Ledger(base.body_parameters, base.head_parameters, limit), Watch()
+        folder, reporter = self._path(asked).with_suffix(""), self.jobs.reporter
+
+        def report(done: int, total: int | None, text: str) -> None:
+            reporter.work(done, total, text)
+            if forecast is not None:
+                name = asked.question.name
+                left = forecast.seconds_left(name, done, watch.seconds)
+                reporter.whole(forecast.done(name, done), forecast.total, left)
+
+        return QuestionContext(
+            base=base,
+            view=task.fit_view,
+            test=self.rows,
+            data_check=self.jobs.ground.check.as_dict(),
+            subjects=self._subjects(),
+            refit=_Refits(self.jobs, ledger, folder / "checkpoints", report, planned),
+            fit_budget=self.jobs.budget,
+            seeds=self.seeds,
+            ledger=ledger,
+            pieces=Pieces(folder, self._identity(asked)),
+            report=report,
+            planned=planned,
+            watch=watch,
+        )
+
+    def _subjects(self) -> dict[str, tuple[Subject, ...]]:
+        by_method: dict[str, list[FitRecord]] = {}
+        for record in self.records:
+            by_method.setdefault(record.method, []).append(record)
+        return {
+            name: tuple(Subject(record, self._loader(record)) for record in chosen_first(fits))
+            for name, fits in by_method.items()
+        }
+
+    def _loader(self, record: FitRecord) -> Any:
+        fingerprint = self.jobs.ground.base.fingerprint
+        return lambda: self.shelf.load(self.jobs.out / record.adaptation, fingerprint)
+
+    def _identity(self, asked: Asked) -> str:
+        """Of everything besides the run itself that decides the answer."""
+        content = {
+            "settings": asked.settings.model_dump(mode="json"),
+            "fits": sorted((record.method, record.seed) for record in self.records),
+            "version": installed_versions().get("tunewise", ""),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _path(self, asked: Asked) -> Path:
+        return self.jobs.out / _FOLDER / f"{asked.question.name}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Refits:
+    """Fits on other rows, on the ledger of a question; see `Refit`."""
+
+    jobs: Jobs
+    ledger: Ledger
+    checkpoints: Path
+    report: Callable[[int, int | None, str], None]
+    planned: int
+
+    def __call__(
+        self,
+        method: str,
+        seed: int,
+        view: FitView,
+        *,
+        budget: int | None = None,
+        start: Adaptation | None = None,
+    ) -> Refitted:
+        """See `Refit`."""
+        jobs = self.jobs
+        spent = jobs.budget if budget is None else budget
+        task = replace(jobs.ground.task, fit_view=view, data_hash=hash_view(view))
+        began_at = None if start is None else fingerprint_of(start)
+        key = repr((method, seed, task.data_hash, spent, began_at))
+        checkpoint = self.checkpoints / hashlib.sha256(key.encode()).hexdigest()[:16]
+        fitted = fit(
+            replace(jobs.ground, task=task),
+            find_method(method),
+            jobs.settings[method],
+            seed=seed,
+            budget=spent,
+            checkpoint=checkpoint,
+            start=start,
+            report=lambda done, _, text: self.report(self.ledger.spent + done, self.planned, text),
+        )
+        work = fitted.adaptation.provenance.work
+        forward, backward = work["forward_tokens"], work["backward_tokens"]
+        self.ledger.charge(forward=forward, backward=backward)
+        clear_state(checkpoint)
+        return Refitted(
+            fitted.adaptation,
+            fitted.seconds,
+            forward + backward,
+            work["flops"],
+            fitted.peak_bytes,
+        )
+
+
+def beforehand(asked: Sequence[Asked], jobs: Sequence[Job], budget: int) -> str:
+    """What questions that have no limit will take, told before anything is fitted.
+
+    Args:
+        asked: the questions.
+        jobs: fits of the run.
+        budget: token passes of each.
+    """
+    fits = sum(method.needs.base and method.needs.seeds for method, _ in jobs)
+    passes = guess([each.settings for each in asked], fits * budget, budget)
+    if not passes:
+        return f"{plural(len(asked), 'question')} will be asked after the fits; none runs the model"
+    return (
+        f"{plural(len(asked), 'question')} will be asked after the {plural(len(jobs), 'fit')}: "
+        f"about {passes:,} token passes at most, as many as {passes / budget:.0f} fits of "
+        f"{budget:,}; they are counted, and the minutes told, once the fits are there"
+    )
+
+
+def _left_out(plan: Evidence, left: int) -> str:
+    return (
+        f"not asked: it takes {plan.planned_passes:,} token passes, and {left:,} are left of what "
+        f"is asked unless named; `--questions {plan.question}` or `--evidence` asks it"
+    )

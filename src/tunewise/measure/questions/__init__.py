@@ -1,0 +1,1 @@
+"""What is asked of every adaptation: one file per question, discovered."""

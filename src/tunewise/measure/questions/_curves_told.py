@@ -1,0 +1,80 @@
+"""What learning curves say: pictures of them, and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tunewise.measure.evidence import Measurement, Picture, Point
+from tunewise.measure.questions._again import Floats
+from tunewise.measure.questions._telling import figures
+from tunewise.numerics.intervals import mean_interval
+from tunewise.numerics.learning_curve import LearningCurve
+
+_DRAWN_POINTS = 16
+
+
+def pictures_of(
+    measured: Mapping[str, Mapping[int, Floats]],
+    curves: Mapping[str, LearningCurve],
+    more_rows: int,
+) -> tuple[Picture, ...]:
+    """The points as measured, and the curves with their bands, a little beyond the last size.
+
+    Args:
+        measured: scores (S, n), 0 to 1, by entry and number of training rows.
+        curves: of the entries that have sizes enough.
+        more_rows: how far beyond the last size the curves are drawn.
+    """
+    points = []
+    for name, each in measured.items():
+        for size, scores in sorted(each.items()):
+            interval = mean_interval(scores)
+            points.append(Point(name, interval.value, interval.low, interval.high, float(size)))
+    drawn = []
+    for name, curve in curves.items():
+        at = np.geomspace(curve.sizes[0], curve.sizes[-1] + more_rows, _DRAWN_POINTS)
+        low, high = curve.band(at)
+        values = zip(at, curve.at(at), low, high, strict=True)
+        drawn += [Point(name, float(v), float(lo), float(hi), float(x)) for x, v, lo, hi in values]
+    x, y = "training rows", "score on test rows"
+    found = [Picture("Score by number of training rows", "lines", x, y, tuple(points), log_x=True)]
+    if drawn:
+        title = f"Fitted curves, drawn on to {more_rows:,} further rows"
+        found.append(Picture(title, "lines", x, y, tuple(drawn), log_x=True))
+    return tuple(found)
+
+
+def findings_of(
+    found: Sequence[Measurement],
+    curves: Mapping[str, LearningCurve],
+    tolerance: float,
+    more_rows: int,
+) -> tuple[str, ...]:
+    """What the figures say.
+
+    Args:
+        found: figures of the question.
+        curves: by entry.
+        tolerance: score (0 to 1) that fewer rows may cost.
+        more_rows: further rows whose gain is told.
+    """
+    told = []
+    for each in figures(found, "rows_needed"):
+        sizes = curves[each.of.about].sizes
+        # Where even the smallest size is within the tolerance, the answer is "at most".
+        about = "at most" if each.value <= sizes[0] else "about"
+        told.append(
+            f"{each.of.about} is within {100 * tolerance:g} points of its score on all "
+            f"{sizes[-1]:,.0f} rows from {about} {each.count()} rows on."
+        )
+    told += [
+        f"Another {more_rows:,} rows would likely bring {each.of.about} {each.points()} points."
+        for each in figures(found, "gain_of_more_rows")
+    ]
+    told += [
+        f"{each.of.about} overtakes {each.of.beside} at about {each.count()} rows."
+        for each in figures(found, "crossing_rows")
+    ]
+    return tuple(told)

@@ -1,0 +1,39 @@
+"""The budget that a time pays for on this machine."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+
+from tunewise.planning.plan import Planner
+from tunewise.planning.records import RunPlan
+
+# Round numbers, so that a machine that is a little slower today still takes the same.
+_STEPS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
+_BUDGETS = [step * 10**power for power in range(2, 7) for step in _STEPS]
+
+
+def plan_within(planner: Planner, seconds: float, limit: Callable[[int], int | None]) -> RunPlan:
+    """The plan with the largest round budget whose fits, measuring and questions keep to a time.
+
+    Where the time is too short for every method to be fitted, it is the least budget that pays for
+    every method: it takes longer than asked, and says how long.
+
+    Args:
+        planner: of the run.
+        seconds: for all of it; what was loaded and timed before is not counted.
+        limit: token passes that the questions may take at a budget; None for no limit, and then
+            they are not counted.
+    """
+
+    def planned(budget: int) -> RunPlan:
+        return planner.plan((), budget, limit(budget))
+
+    def takes(budget: int) -> float:
+        plan = planned(budget)
+        return 0.0 if plan.skipped else plan.seconds
+
+    # What is left out for want of budget comes first in this order, then what keeps to the time.
+    kept = bisect_right(_BUDGETS, seconds, key=takes)
+    paying = bisect_left(_BUDGETS, True, key=lambda budget: not planned(budget).skipped)
+    return planned(_BUDGETS[min(max(kept - 1, paying), len(_BUDGETS) - 1)])

@@ -1,0 +1,115 @@
+"""What a run's configuration asks for: methods with settings, fits, questions, token passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tunewise.asking import Asked
+from tunewise.config import ALL_QUESTIONS, RunConfig, parse_budget, parse_time
+from tunewise.errors import ConfigError, DataError
+from tunewise.jobs import Job
+from tunewise.measure.questions._registry import QUESTIONS, question_settings
+from tunewise.measure.records import SkippedMethod
+from tunewise.methods._contract import Method, parse_settings
+from tunewise.methods._registry import discover_methods, find_method
+from tunewise.planning.plan import Planner
+from tunewise.planning.within import plan_within
+from tunewise.steps import Ground, check_method
+from tunewise.task.task import LoadedTask
+
+
+def methods_of(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
+    """The methods of a run, and their settings by name.
+
+    Raises:
+        InputError: what can be refused before anything slow begins.
+    """
+    known = discover_methods()
+    named = {name: find_method(name, known) for name in (*config.methods, *config.settings)}
+    declared = {named[name].name: named[name] for name in config.settings}
+    # Without names: all there are, and chains that are declared with settings of their own.
+    chosen = {named[name].name: named[name] for name in config.methods} or known | declared
+    given = {named[name].name: values for name, values in config.settings.items()}
+    settings = {
+        name: parse_settings(each, given.get(name, {}))
+        for name, each in (declared | chosen).items()
+    }
+    if parse_time(config.budget) is None:
+        parse_budget(config.budget, mean_row_tokens=1.0)
+    return list(chosen.values()), settings
+
+
+def jobs_of(
+    methods: Sequence[Method], task: LoadedTask, seeds: Sequence[int]
+) -> tuple[list[Job], list[SkippedMethod]]:
+    """Fits to be run, cheap methods first, and methods that cannot run here.
+
+    Raises:
+        ConfigError: none can.
+    """
+    asked: list[Job] = []
+    skipped = []
+    for method in sorted(methods, key=lambda each: (each.needs.gradients, each.needs.base)):
+        try:
+            check_method(method, task.fit_view)
+        except (ConfigError, DataError) as error:
+            skipped.append(SkippedMethod.because(method.name, error))
+            continue
+        asked += [(method, seed) for seed in (seeds if method.needs.seeds else seeds[:1])]
+    if not asked:
+        raise ConfigError(
+            "none of the methods can do this task",
+            found="\n    ".join(f"{one.method}: {one.reason}" for one in skipped),
+            expected="at least one that can",
+            fix="name others in --methods, or leave it out to run all that can",
+        )
+    return asked, skipped
+
+
+def questions_of(config: RunConfig) -> list[Asked]:
+    """What is asked after the comparison, with its settings.
+
+    Raises:
+        InputError: a name or a setting is not known.
+    """
+    known = QUESTIONS.discover()
+    given = config.question_settings
+    named = list(known) if config.questions in (None, ALL_QUESTIONS) else config.questions
+    found = {name: QUESTIONS.find(name) for name in (*named, *given)}
+    return [
+        Asked(found[name], question_settings(found[name], given.get(name, {}))) for name in named
+    ]
+
+
+def questions_limit(config: RunConfig, budget: int) -> int | None:
+    """Token passes that all questions may take: one more fit unless they are named."""
+    if not questions_of(config):
+        return 0
+    return budget if config.questions is None else None
+
+
+def passes_of(
+    config: RunConfig,
+    ground: Ground,
+    planner: Callable[[], Planner],
+    say: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Token passes per fit.
+
+    Args:
+        config: of the run.
+        ground: base and task.
+        planner: called only where the budget is a time.
+        say: is told what a time pays for.
+    """
+    seconds = parse_time(config.budget)
+    if seconds is None:
+        return parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens)
+    plan = plan_within(planner(), seconds, lambda passes: questions_limit(config, passes))
+    short = plan.seconds > seconds
+    say(
+        f"{config.budget} {'is too short for every method' if short else 'on this machine'}: "
+        f"{plan.budget:,} token passes per fit, planned to take {plan.seconds / 60:.0f} min"
+    )
+    return plan.budget

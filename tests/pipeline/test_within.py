@@ -1,0 +1,124 @@
+"""A budget that is a time: the largest round one that keeps to it, settled once for a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.planted import two_labels, write_rows
+from tests.cli.terminal import tunewise
+
+from tunewise.config import parse_time
+from tunewise.measure.records import SkippedMethod
+from tunewise.planning.records import JobPlan, RunPlan
+from tunewise.planning.within import plan_within
+
+
+class Planned:
+    """A planner to which every token pass takes as long, beside what measuring takes."""
+
+    def __init__(self, per_pass: float, measuring: float, least: int = 0) -> None:
+        self.per_pass, self.measuring, self.least, self.asked = per_pass, measuring, least, 0
+
+    def plan(self, skipped: object, budget: int, questions: int | None) -> RunPlan:
+        self.asked += 1
+        job = JobPlan("x", 0, budget, 0, 0, False, self.per_pass * budget, self.measuring, 1)
+        seconds = None if questions is None else questions * self.per_pass
+        dear = () if budget >= self.least else (SkippedMethod("full", "too dear"),)
+        return RunPlan((job,), dear, budget, 1.0, questions, seconds)
+
+
+@pytest.mark.parametrize("per_pass", [1e-6, 3.3e-4, 2e-3])
+@pytest.mark.parametrize("minutes", [2, 11, 600])
+def test_it_is_the_largest_round_budget_that_keeps_to_the_time(
+    per_pass: float, minutes: int
+) -> None:
+    planner: Any = Planned(per_pass, 60.0)
+    found = plan_within(planner, 60.0 * minutes, lambda budget: 0).budget
+    digits = str(found).rstrip("0")
+    assert digits in {"1", "12", "15", "2", "25", "3", "4", "5", "6", "8"}
+    assert found * per_pass + 60 <= 60 * minutes
+    assert found == 80_000_000 or found * 1.34 * per_pass + 60 > 60 * minutes
+    assert planner.asked < 20
+
+
+@pytest.mark.parametrize(("share", "budget"), [(0, 60_000), (1, 30_000), (None, 60_000)])
+def test_questions_are_counted_where_they_have_a_limit(share: int | None, budget: int) -> None:
+    planner: Any = Planned(1e-3, 0.0)
+    found = plan_within(planner, 60.0, lambda passes: None if share is None else share * passes)
+    assert found.budget == budget
+
+
+def test_no_method_is_left_out_for_want_of_time() -> None:
+    planner: Any = Planned(1e-3, 10.0, least=17_000)
+    assert plan_within(planner, 60.0, lambda budget: 0).budget == 50_000
+    # Too short a time: the least that pays for every method, and how long it takes.
+    for seconds in (24.0, 1.0, 0.0):
+        found = plan_within(planner, seconds, lambda budget: 0)
+        assert (found.budget, found.seconds) == (20_000, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10min", 600.0), ("1.5h", 5400.0), (" 2 H ", 7200.0), ("10", None), ("10m", None)],
+)
+def test_times_are_read(text: str, seconds: float | None) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10 minutes", "-3min", "1e3min", "min", "10s", "nanmin"])
+def test_what_is_no_time_is_refused(tmp_path: Path, tiny_folder: Path, text: str) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(40))
+    done = tunewise(
+        "compare", data, "--base", tiny_folder, "--budget", text, "--out", tmp_path / "run"
+    )
+    assert done.code == 2
+    assert "--budget" in done.err
+    assert "20min" in done.err
+
+
+def test_a_fit_alone_takes_no_time(tmp_path: Path, tiny_folder: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(40))
+    done = tunewise(
+        "fit", "lora", data, "--base", tiny_folder, "--budget", "5min", "--out", tmp_path / "run"
+    )
+    assert done.code == 2
+    assert "the budget cannot be read" in done.err
+
+
+def test_a_run_settles_its_budget_once(tmp_path: Path, tiny_folder: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
+    command = (
+        "compare",
+        data,
+        "--base",
+        tiny_folder,
+        "--dtype",
+        "float32",
+        "--out",
+        tmp_path / "run",
+    )
+    command += ("--methods", "zero_shot,soft_prompt", "--seeds", "1", "--budget", "0.1min")
+    first = tunewise(*command, "--questions", "none")
+    assert first.code == 0, first.err
+    settled = json.loads((tmp_path / "run" / "budget.json").read_text())["token_passes"]
+    told = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert told["budget"]["per_method"] == settled
+    assert f"{settled:,} token passes per fit, planned to take" in " ".join(first.err.split())
+    (tmp_path / "run" / "budget.json").write_text(json.dumps({"token_passes": 1_234}))
+    again = tunewise(*command, "--questions", "none")
+    assert again.code == 0, again.err
+    told = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert told["budget"]["per_method"] == 1_234
+
+
+def test_the_plan_tells_what_a_time_pays_for(tmp_path: Path, tiny_folder: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
+    flags = ("--base", tiny_folder, "--methods", "zero_shot,lora", "--plan", "--json")
+    done = tunewise("compare", data, *flags, "--budget", "0.2min")
+    assert done.code == 0, done.err
+    totals = done.json["totals"]
+    assert done.json["budget"]["per_method"] >= 1_000
+    assert totals["fit_seconds"] + totals["measure_seconds"] > 0

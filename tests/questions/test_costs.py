@@ -1,0 +1,104 @@
+"""Costs: read from records as they are, timed in turns, and break-even by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.questions.running import Run, planted_context
+
+from tunewise.measure.questions._registry import QUESTIONS
+from tunewise.measure.questions.cost_to_serve import _pair
+
+SCORES = {"lora": {0: [1.0] * 4, 1: [1.0] * 4}, "zero_shot": {0: [0.0] * 4}}
+
+
+def test_cost_to_fit_is_what_the_records_say() -> None:
+    question = QUESTIONS.find("cost_to_fit")
+    context = planted_context(["a", "b"] * 2, SCORES, seconds={"zero_shot": 2.0, "lora": 36.0})
+    answered = question.measure(context, question.Settings(price_per_hour=10.0, watts=50.0))
+    by = {(each.name, each.about): each for each in answered.measurements}
+    assert by["seconds", "lora"].value == 36.0
+    assert by["seconds", "lora"].seeds == (0, 1)
+    assert by["token_passes", "zero_shot"].value == 1000
+    assert by["money", "lora"].value == pytest.approx(0.1)
+    assert by["energy", "zero_shot"].value == pytest.approx(50 * 2 / 3600)
+    assert by["seconds", "zero_shot"].low is None
+    assert all(each.higher_is_better is False for each in answered.measurements)
+    assert answered.findings == ("A fit takes from 2.0 s (zero_shot) to 36.0 s (lora).",)
+
+
+def test_unpriced_runs_have_no_money() -> None:
+    question = QUESTIONS.find("cost_to_fit")
+    answered = question.measure(planted_context(["a", "b"] * 2, SCORES), question.Settings())
+    assert {each.name for each in answered.measurements} == {
+        "token_passes",
+        "flops",
+        "seconds",
+        "peak_bytes",
+    }
+
+
+def test_break_even_by_hand() -> None:
+    slow, quick = np.full(5, 0.030), np.full(5, 0.010)
+    found = _pair("lora", "few_shot", 100.0, slow, quick)
+    assert found.value == pytest.approx(5000)
+    assert (found.about, found.beside, found.unit) == ("lora", "few_shot", "requests")
+
+
+def test_break_even_covers_the_truth() -> None:
+    random = np.random.default_rng(0)
+    held = told = 0
+    for _ in range(400):
+        slow, quick = random.normal(0.030, 0.002, 5), random.normal(0.020, 0.002, 5)
+        found = _pair("a", "b", 100.0, slow, quick)
+        if found.low is not None and found.high is not None:
+            told += 1
+            held += found.low <= 10_000 <= found.high
+    assert told > 380
+    assert held >= 0.93 * told
+
+
+@pytest.mark.parametrize(
+    ("slow", "words"),
+    [
+        ([0.01, 0.01, 0.01], "no less time"),
+        ([0.021, 0.019, 0.026], "cannot be told apart"),
+    ],
+)
+def test_no_break_even_is_told(slow: list[float], words: str) -> None:
+    found = _pair("a", "b", 100.0, np.array(slow), np.full(3, 0.02))
+    assert found.value is None
+    assert words in found.absent
+
+
+def test_cost_to_serve_on_a_run(small_run: Run, tmp_path: Path) -> None:
+    evidence = small_run.ask("cost_to_serve", tmp_path, rounds=2, batch_rows=4, alone_rows=1)
+    assert not evidence.absent
+    for record in small_run.records:
+        (tokens, *_) = [
+            each
+            for each in evidence.answered.measurements
+            if each.name == "prompt_tokens_per_request" and each.about == record.method
+        ]
+        assert tokens.value is not None
+        one, thousand = (
+            _value(evidence, "bytes_on_disk", record.method, domains=count) for count in (1, 1000)
+        )
+        assert thousand == 1000 * one
+        assert _value(evidence, "milliseconds_alone", record.method) > 0
+    # Every number of the prefix part is held in memory, in the base's own dtype.
+    base = small_run.jobs.ground.base
+    whole = sum(parameter.numel() for parameter in base.model.parameters()) * base.dtype.itemsize
+    assert _value(evidence, "bytes_in_memory", "full", domains=1) >= 0.5 * whole
+    assert _value(evidence, "bytes_in_memory", "zero_shot", domains=1) > 0
+    work = evidence.work["forward_tokens"]
+    assert 0.8 * evidence.planned_passes <= work <= 1.25 * evidence.planned_passes
+
+
+def _value(evidence: Any, name: str, about: str, **part: Any) -> float:
+    found = evidence.find(name, about, **part)
+    assert found is not None
+    return float(found.value)
