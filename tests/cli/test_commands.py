@@ -74,7 +74,7 @@ def test_compare_runs_every_method_that_can_and_names_the_others(finished: Finis
 
 def test_progress_goes_to_the_error_stream(finished: Finished) -> None:
     assert "fitting lora, seed 1" in finished.done.err
-    assert "fitting" not in finished.done.out
+    assert "fitting lora" not in finished.done.out
 
 
 def test_the_same_command_again_reads_what_is_there(

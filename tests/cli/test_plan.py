@@ -8,7 +8,7 @@ import pytest
 from tests.cli.planted import two_labels, write_rows
 from tests.cli.terminal import Done, tunewise
 
-from tunewise.cli.show import duration
+from tunewise.compare.wording import duration
 from tunewise.methods._registry import discover_methods
 
 
@@ -37,6 +37,8 @@ def test_all_methods_are_planned_as_json(tiny_folder: Path, tmp_path: Path) -> N
     told = done.json
     assert told["budget"] == {"unit": "token_passes", "per_method": 20_000}
     assert told["calibration_seconds"] > 0
+    assert told["questions"]["at_most_token_passes"] == 20_000
+    assert told["questions"]["seconds"] > 0
     jobs = {(job["method"], job["seed"]): job for job in told["jobs"]}
     left_out = {each["method"]: each["reason"] for each in told["skipped"]}
     assert {name for name, _ in jobs} | left_out.keys() == set(discover_methods())
@@ -62,6 +64,24 @@ def test_the_table_has_a_line_for_each_method(tiny_folder: Path, tmp_path: Path)
     assert lines["lead"][1:3] == ["left", "out:"]
     assert "20,000 token passes per fit" in done.out
     assert "at most" in done.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ((), "and questions: at most 20,000 token passes, about "),
+        (("--questions", "none"), "and no questions"),
+        (("--questions", "accuracy"), "and questions that run no model"),
+        (("--questions", "consistency"), "and questions: about 8,000 token passes at most"),
+        (("--evidence",), "they are counted once the fits are there"),
+    ],
+)
+def test_what_questions_add_is_told(
+    tiny_folder: Path, tmp_path: Path, flags: tuple[str, ...], told: str
+) -> None:
+    done = plan(tiny_folder, tmp_path, "--methods", "zero_shot", "--budget", "20k", *flags)
+    assert done.code == 0, done.err
+    assert told in " ".join(done.out.split())
 
 
 def test_what_the_budget_does_not_pay_for_is_told(tiny_folder: Path, tmp_path: Path) -> None:
@@ -104,3 +124,9 @@ def test_what_a_run_refuses_a_plan_refuses(
 )
 def test_seconds_are_told_as_a_person_would(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_priorities_change_no_plan(tiny_folder: Path, tmp_path: Path) -> None:
+    done = plan(tiny_folder, tmp_path, "--requests-a-month", "5", "--domains", "2")
+    assert done.code == 2
+    assert "--requests-a-month, --domains with --plan" in done.err

@@ -13,15 +13,22 @@ import click
 
 from tunewise.cli.options import (
     base_option,
-    budget_option,
     data_options,
     dtype_option,
+    flag_name,
     json_option,
     parse_methods,
+    parse_questions,
     parse_seeds,
+    priority_options,
+    question_tables,
     read_options,
+    read_task,
+    run_budget_option,
     split_data_options,
+    take_priorities,
 )
+from tunewise.compare.priorities import Priorities
 from tunewise.config import DEFAULT_BASE, RunConfig
 from tunewise.errors import ConfigError
 
@@ -56,15 +63,23 @@ def typed_command() -> str:
     "[default: all]",
 )
 @click.option(
+    "--questions",
+    default=None,
+    metavar="A,B",
+    help="what is asked after the comparison: all, none, or names  [default: what is cheap]",
+)
+@click.option("--evidence", is_flag=True, help="the same as --questions all")
+@click.option(
     "--plan",
     "plan_only",
     is_flag=True,
     help="only say what the run would cost; nothing is fitted or written",
 )
-@budget_option
+@run_budget_option
 @base_option
 @dtype_option
 @json_option
+@priority_options()
 @data_options
 def compare_command(
     data: str | None, out: Path | None, climb: bool, plan_only: bool, as_json: bool, **values: Any
@@ -74,8 +89,11 @@ def compare_command(
     DATA is a JSONL, JSON, CSV, TSV or Parquet file, a folder with train, validation and test
     files, or a data set id. The same command goes on where an interrupted one was.
     """
+    typed = [flag_name(each) for each in Priorities.model_fields if values.get(each) is not None]
+    priorities = take_priorities(values)
+    questions = parse_questions(values.pop("questions"), everything=values.pop("evidence"))
     flags, rest = split_data_options(values)
-    source, options = read_options(data, flags)
+    source, options, settings = read_task(data, flags)
     config = RunConfig(
         source=source,
         options=options,
@@ -85,6 +103,9 @@ def compare_command(
         seeds=parse_seeds(rest["seeds"]),
         budget="default" if rest["budget"] is None else rest["budget"],
         climb=climb,
+        questions=questions,
+        question_settings=question_tables(flags),
+        settings={name: dict(given) for name, given in settings.items()},
     )
     if plan_only:
         if climb:
@@ -94,6 +115,13 @@ def compare_command(
                 expected="one of the two, since how far a climb goes shows on the way",
                 fix="--plan alone, which is its ceiling",
             )
+        if typed:
+            raise ConfigError(
+                "priorities change no plan",
+                found=f"{', '.join(typed)} with --plan",
+                expected="one of the two, since what matters decides after everything is measured",
+                fix="--plan alone; `tunewise advise` heeds --minimum-quality beforehand",
+            )
         _plan(config, as_json)
         return
     from tunewise.cli.show import bars, show_comparison
@@ -101,7 +129,7 @@ def compare_command(
 
     folder = Path("runs") / (options.name or Path(source).stem or "task") if out is None else out
     with bars() as reporter:
-        comparison = compare(config, folder, typed_command(), reporter)
+        comparison = compare(config, folder, typed_command(), reporter, priorities)
     if as_json:
         click.echo(json.dumps(comparison.as_dict(), ensure_ascii=False))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from tunewise.cli.options import (
     dtype_option,
     field_options,
     json_option,
-    read_options,
+    read_task,
     split_data_options,
 )
 from tunewise.config import DEFAULT_BASE, parse_budget
@@ -72,17 +73,23 @@ def _command(method: Method) -> click.Command:
     return click.command(method.name, help=method.summary, short_help=method.summary)(run)
 
 
+def _settings(method: Method, table: Mapping[str, Any], flags: Mapping[str, Any]) -> Any:
+    """Flags lie over the task file's table of the method."""
+    from tunewise.methods._contract import full_names, parse_settings
+
+    return parse_settings(method, {**full_names(method, table), **flags})
+
+
 def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     from tunewise.adaptation.checkpoint import clear_state
     from tunewise.adaptation.store import folder_bytes, load, save
     from tunewise.cli.show import bars
-    from tunewise.methods._contract import parse_settings
     from tunewise.model.ledger import UNIT
     from tunewise.steps import check_fresh, described, fit, measure, prepare, score_summary
 
-    settings = parse_settings(method, given)
     flags, rest = split_data_options(values)
-    source, options = read_options(rest["data"], flags)
+    source, options, tables = read_task(rest["data"], flags)
+    settings = _settings(method, tables.get(method.name, {}), given)
     out: Path = rest["out"]
     check_fresh(out)
     asked = "default" if rest["budget"] is None else rest["budget"]
@@ -95,7 +102,7 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     if rest["start"] is not None:
         start = load(rest["start"], base_fingerprint=ground.base.fingerprint)
     # An exact number of steps says itself what it costs.
-    unlimited = given.get("steps") is not None and rest["budget"] is None
+    unlimited = getattr(settings, "steps", None) is not None and rest["budget"] is None
     limit = None if unlimited else parse_budget(asked, mean_row_tokens=ground.mean_row_tokens)
     partial = out.with_name(f"{out.name}.partial")
     with bars() as reporter:
@@ -108,7 +115,7 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
             budget=limit,
             checkpoint=partial,
             start=start,
-            reporter=reporter,
+            report=reporter.work,
         )
         save(fitted.adaptation, out)
         clear_state(partial)

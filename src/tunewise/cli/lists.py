@@ -1,4 +1,4 @@
-"""methods, models: what there is."""
+"""methods, questions, models: what there is."""
 
 from __future__ import annotations
 
@@ -55,6 +55,39 @@ def _method_lines(method: Method) -> list[str]:
     flags = " ".join(flag_name(name) for name in (*own, *shared))
     lines = [f"produces {' + '.join(method.produces)}"]
     return [*lines, f"flags {flags}"] if flags else lines
+
+
+@click.command("questions")
+@json_option
+def questions_command(as_json: bool) -> None:
+    """What can be asked after a comparison, and the settings of each question."""
+    from tunewise.cli.show import show_table
+    from tunewise.measure.questions._registry import QUESTIONS
+
+    found = QUESTIONS.discover()
+    if as_json:
+        content = [
+            {
+                "name": question.name,
+                "title": question.title,
+                "asks": question.asks,
+                "settings": {
+                    name: {"default": field.default, "description": field.description}
+                    for name, field in question.Settings.model_fields.items()
+                },
+            }
+            for question in found.values()
+        ]
+        click.echo(json.dumps(content))
+        return
+    rows = [[question.name, question.asks] for question in found.values()]
+    below = [
+        [f"settings {' '.join(question.Settings.model_fields)}"]
+        if question.Settings.model_fields
+        else []
+        for question in found.values()
+    ]
+    show_table(["question", "what it asks"], rows, below)
 
 
 @click.command("models")

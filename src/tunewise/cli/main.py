@@ -14,9 +14,14 @@ from importlib.metadata import version
 
 import click
 
+from tunewise.cli.advise import advise_command
 from tunewise.cli.commands import compare_command, data_group, measure_command, predict_command
+from tunewise.cli.export import export_command
 from tunewise.cli.fit import fit_group
-from tunewise.cli.lists import methods_command, models_command
+from tunewise.cli.keys import keys_group
+from tunewise.cli.lists import methods_command, models_command, questions_command
+from tunewise.cli.registry import registry_group
+from tunewise.cli.serve import serve_command
 from tunewise.errors import (
     ConfigError,
     RunError,
@@ -36,13 +41,19 @@ def cli() -> None:
 
 
 for command in (
+    advise_command,
     compare_command,
     fit_group,
     predict_command,
     measure_command,
+    export_command,
     data_group,
     methods_command,
+    questions_command,
     models_command,
+    keys_group,
+    registry_group,
+    serve_command,
 ):
     cli.add_command(command)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import click
 from pydantic import BaseModel
 
-from tunewise.config import DEFAULT_BASE
+from tunewise.compare.priorities import Priorities, priorities_from
+from tunewise.config import ALL_QUESTIONS, DEFAULT_BASE
 from tunewise.errors import ConfigError
-from tunewise.task.options import TaskOptions, merge, read_task_file
+from tunewise.task.options import TaskFile, TaskOptions, merge, read_task_file
 
 F = TypeVar("F", bound=Callable[..., Any])
+# Settings by method.
+MethodTables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 base_option = click.option(
     "--base",
@@ -34,6 +38,13 @@ budget_option = click.option(
     default=None,
     metavar="PASSES",
     help="token passes per fit: a number, 150k, or small, default, large",
+)
+run_budget_option = click.option(
+    "--budget",
+    default=None,
+    metavar="PASSES|TIME",
+    help="token passes per fit: a number, 150k, or small, default, large; "
+    "or a time for the whole comparison on this machine: 20min, 2h",
 )
 
 
@@ -88,6 +99,34 @@ def data_options(function: F) -> F:
     return function
 
 
+def priority_options(*, only: Iterable[str] = ()) -> Callable[[F], F]:
+    """The flags of `Priorities`.
+
+    Args:
+        only: the fields that can take effect; empty for all.
+    """
+    chosen = set(only) or set(Priorities.model_fields)
+
+    def add(function: F) -> F:
+        left_out = set(Priorities.model_fields) - chosen
+        parameters = getattr(function, "__click_params__", [])
+        parameters.extend(reversed(field_options(Priorities, leave_out=left_out)))
+        function.__click_params__ = parameters  # type: ignore[attr-defined]  # click's own place
+        return function
+
+    return add
+
+
+def take_priorities(values: dict[str, Any]) -> Priorities:
+    """Take the flags of `Priorities` out of `values`, laid over those of the task file.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    given = {name: values.pop(name, None) for name in Priorities.model_fields}
+    return priorities_from(values.get("task_file"), given)
+
+
 def split_data_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Flags of the data, and all others."""
     names = {*TaskOptions.model_fields, "task_file", "schema_file"}
@@ -96,19 +135,27 @@ def split_data_options(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 def read_options(data: str | None, flags: dict[str, Any]) -> tuple[str, TaskOptions]:
-    """Data source and options from a task file and the flags over it.
+    """Data source and options from a task file and the flags over it; see `read_task`."""
+    source, options, _ = read_task(data, flags)
+    return source, options
+
+
+def read_task(data: str | None, flags: dict[str, Any]) -> tuple[str, TaskOptions, MethodTables]:
+    """Data source, options and settings of methods from a task file and the flags over it.
 
     Raises:
         ConfigError: no data source was given, or an option cannot be used.
     """
     given = dict(flags)
     task_file, schema_file = given.pop("task_file", None), given.pop("schema_file", None)
-    source, options = (
-        (None, TaskOptions.model_validate({})) if task_file is None else read_task_file(task_file)
+    held = (
+        TaskFile(None, TaskOptions.model_validate({}))
+        if task_file is None
+        else read_task_file(task_file)
     )
     if schema_file is not None:
         given["json_schema"] = _read_schema(Path(schema_file))
-    chosen = source if data is None else data
+    chosen = held.data if data is None else data
     if chosen is None:
         raise ConfigError(
             "no data was given",
@@ -116,7 +163,14 @@ def read_options(data: str | None, flags: dict[str, Any]) -> tuple[str, TaskOpti
             expected="a file, folder or data set id, or a task file with `data`",
             fix="tunewise ... DATA, or --task task.toml",
         )
-    return chosen, merge(options, **given)
+    return chosen, merge(held.options, **given), held.methods
+
+
+def question_tables(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of questions from the task file, where one was given; see `read_task_file`."""
+    path = flags.get("task_file")
+    held = {} if path is None else read_task_file(path).questions
+    return {name: dict(given) for name, given in held.items()}
 
 
 def _read_schema(path: Path) -> Any:
@@ -139,8 +193,8 @@ def parse_methods(text: str | None) -> tuple[str, ...]:
     """
     if text is None:
         return ()
-    # Spaces around names and arrows mean nothing, and must not make another run.
-    plain = [">".join(link.strip() for link in name.split(">")) for name in text.split(",")]
+    # Spaces around names and marks mean nothing, and must not make another run.
+    plain = [re.sub(r"\s*([>+])\s*", r"\1", name.strip()) for name in text.split(",")]
     names = tuple(dict.fromkeys(name for name in plain if name))
     if not names:
         raise ConfigError(
@@ -148,6 +202,40 @@ def parse_methods(text: str | None) -> tuple[str, ...]:
             found=f"--methods {text!r}",
             expected="names such as lora,few_shot",
             fix="see `tunewise methods`, or leave --methods out to run all",
+        )
+    return names
+
+
+def parse_questions(text: str | None, *, everything: bool) -> tuple[str, ...] | None:
+    """Questions from "all", "none" or names; None where nothing was given: the cheap ones.
+
+    Args:
+        text: of --questions.
+        everything: whether --evidence was given.
+
+    Raises:
+        ConfigError: no name is in it, or the two flags contradict each other.
+    """
+    if everything and text is not None:
+        raise ConfigError(
+            "it is said twice what is asked",
+            found=f"--evidence and --questions {text}",
+            expected="one of the two",
+            fix="--evidence, which is --questions all",
+        )
+    if everything:
+        return ALL_QUESTIONS
+    if text is None:
+        return None
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if names == ("none",):
+        return ()
+    if not names:
+        raise ConfigError(
+            "no question is named",
+            found=f"--questions {text!r}",
+            expected="all, none, or names such as fragility,forgetting",
+            fix="see `tunewise questions`, or leave --questions out to ask what is cheap",
         )
     return names
 

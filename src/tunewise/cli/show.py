@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,30 @@ from rich.progress import (
 from rich.text import Text
 
 from tunewise.cli.layout import choose_columns, hang, lines_of
+from tunewise.compare.wording import duration
 
 if TYPE_CHECKING:
     from tunewise.compare.contract import Comparison
+    from tunewise.measure.evidence import Evidence
     from tunewise.planning.records import JobPlan, RunPlan
 
 ERR = Console(stderr=True)
 OUT = Console()
 # Columns of the comparison that give way on a narrow terminal, the first to go first.
 _GIVE_WAY = ("fit seconds", "parts", "validation", "failed", "size", "ms/row")
+# Between two lines that tell what is left.
+_LINE_SECONDS = 60.0
 _WORDS = frozenset({"", "method", "parts"})
+
+
+class _Left(TimeRemainingColumn):
+    """Time left: as it is told, else as the bar's own speed has it."""
+
+    def render(self, task: Task) -> Text:
+        told = task.fields.get("seconds_left")
+        if told is None:
+            return super().render(task)
+        return Text(f"about {duration(told)}", style="progress.remaining")
 
 
 class _Rate(ProgressColumn):
@@ -68,9 +83,21 @@ class Bars:
         """How far that piece is."""
         self._progress.update(self._one, completed=done, total=total)
 
+    def whole(self, done: int, total: int, seconds_left: float) -> None:
+        """How far everything is."""
+        self._progress.update(self._all, completed=done, total=total, seconds_left=seconds_left)
+
 
 class Lines:
-    """One line per piece of work, where the error stream is no terminal."""
+    """One line per piece of work, where the error stream is no terminal.
+
+    Args:
+        clock: tells seconds; a minute at least lies between two lines that tell what is left.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told_at: float | None = None
 
     def say(self, text: str) -> None:
         """One line that stays."""
@@ -82,6 +109,15 @@ class Lines:
 
     def work(self, done: int, total: int | None, text: str) -> None:
         """Not told: a log is no place for a bar."""
+
+    def whole(self, done: int, total: int, seconds_left: float) -> None:
+        """How far everything is, once a minute."""
+        now = self._clock()
+        if self._told_at is None:
+            self._told_at = now
+        elif now - self._told_at >= _LINE_SECONDS:
+            self._told_at = now
+            self.say(f"{100 * done / max(total, 1):.0f}% done, about {duration(seconds_left)} left")
 
 
 @contextmanager
@@ -97,7 +133,7 @@ def bars() -> Iterator[Bars | Lines]:
         _Rate(),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        _Left(),
     )
     with Progress(*columns, console=ERR, transient=True, speed_estimate_period=120) as progress:
         yield Bars(progress)
@@ -140,9 +176,25 @@ def show_comparison(comparison: Comparison) -> None:
         ("why", advice.reasons),
         ("mind", advice.warnings),
         ("would change", advice.would_change),
+        ("next", advice.next_steps),
     ):
         for sentence in sentences:
             _line(f"  {title}: {sentence}", indent=4 + len(title))
+    if comparison.evidence:
+        _show_evidence(comparison.evidence)
+
+
+def _show_evidence(evidence: Sequence[Evidence]) -> None:
+    """A line for each question: the first sentence of its answer, or why there is none."""
+    from tunewise.compare.asked import in_order
+
+    OUT.print()
+    _line("asked besides; the whole answers are in the report:", style="bold")
+    for each in in_order(evidence):
+        told = each.answered.findings
+        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+        text = f"not answered: {each.absent}" if each.absent else "".join(told[:1])
+        _line(f"  {each.title}: {text if text else 'see its figures'}{more}", indent=4)
 
 
 def show_plan(plan: RunPlan) -> None:
@@ -175,8 +227,26 @@ def show_plan(plan: RunPlan) -> None:
     _raw(others[-1], "bold")
     if any(job.at_most for job in plan.jobs):
         _line("<: at most; a search may stop earlier", style="dim")
+    _line(_questions_planned(plan), style="dim")
     for skipped in plan.skipped:
         _line(f"{skipped.method} left out: {skipped.reason}", style="dim", indent=2)
+
+
+def _questions_planned(plan: RunPlan) -> str:
+    """What the questions behind the comparison add."""
+    if plan.questions_passes is None or plan.questions_seconds is None:
+        return "and the questions asked by name, which count their work once the fits are there"
+    if plan.questions_passes == 0:
+        return "and questions that run no model" if plan.guessed else "and no questions"
+    if plan.guessed:
+        return (
+            f"and questions: about {plan.questions_passes:,} token passes at most, about "
+            f"{duration(plan.questions_seconds)}; they are counted once the fits are there"
+        )
+    return (
+        f"and questions: at most {plan.questions_passes:,} token passes, about "
+        f"{duration(plan.questions_seconds)}; `--questions none` asks none"
+    )
 
 
 def _planned(name: str, jobs: list[JobPlan]) -> list[str]:
@@ -190,15 +260,6 @@ def _planned(name: str, jobs: list[JobPlan]) -> list[str]:
         duration(sum(job.measure_seconds for job in jobs)),
         f"{max(job.peak_bytes for job in jobs) / 1e9:.2f} GB",
     ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: "0.4 s", "42 s", "12 min", "3.5 h"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def show_mapping(content: Mapping[str, Any], indent: int = 0) -> None:
@@ -240,6 +301,11 @@ def show_table(headers: list[str], rows: list[list[str]], below: list[list[str]]
 def _raw(text: str, style: str = "") -> None:
     """A line as it is, whatever the width."""
     OUT.print(Text(text), style=style, soft_wrap=True)
+
+
+def say(text: str, *, style: str = "", indent: int = 0) -> None:
+    """A sentence on standard output; `indent` is that of its further lines."""
+    _line(text, style=style, indent=indent)
 
 
 def _line(text: str, *, style: str = "", indent: int = 0) -> None:

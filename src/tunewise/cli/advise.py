@@ -1,0 +1,118 @@
+"""advise: what is to be expected before anything is fitted."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tunewise.cli.options import (
+    base_option,
+    data_options,
+    dtype_option,
+    json_option,
+    parse_methods,
+    parse_seeds,
+    priority_options,
+    read_options,
+    run_budget_option,
+    split_data_options,
+    take_priorities,
+)
+from tunewise.config import DEFAULT_BASE, RunConfig
+
+if TYPE_CHECKING:
+    from tunewise.compare.prior import Odds, Prior
+    from tunewise.pipeline import Advice
+
+# What can be told from other tasks; the rest must be measured on one's own.
+_READ = ("minimum_quality", "give_up_points")
+
+
+@click.command("advise")
+@click.argument("data", required=False)
+@click.option("--methods", default=None, metavar="A,B", help="methods to plan for  [default: all]")
+@click.option("--seeds", default="3", show_default=True, metavar="N", help="seeds to plan for")
+@run_budget_option
+@base_option
+@dtype_option
+@json_option
+@priority_options(only=_READ)
+@data_options
+def advise_command(data: str | None, as_json: bool, **values: Any) -> None:
+    """Say what is to be expected of DATA before anything is fitted: a prior, no result.
+
+    The odds are counts over measured runs on other tasks, those most like this one; the cost is
+    planned on this machine.
+    """
+    priorities = take_priorities(values)
+    flags, rest = split_data_options(values)
+    source, options = read_options(data, flags)
+    config = RunConfig(
+        source=source,
+        options=options,
+        base=DEFAULT_BASE if rest["base"] is None else rest["base"],
+        dtype=rest["dtype"],
+        methods=parse_methods(rest["methods"]),
+        seeds=parse_seeds(rest["seeds"]),
+        budget="default" if rest["budget"] is None else rest["budget"],
+        climb=False,
+        questions=(),
+    )
+    from tunewise.pipeline import advise
+
+    found = advise(config, priorities)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), ensure_ascii=False))
+        return
+    _show(found, source)
+
+
+def _show(found: Advice, source: str) -> None:
+    """The answer, the odds, what the data check warns of, and what a run would cost."""
+    from tunewise.cli.show import say, show_table
+    from tunewise.compare.wording import duration
+
+    shape = found.shape
+    labels = f", {shape.labels} labels" if shape.labels else ""
+    say(
+        f"{shape.kind}{labels}: {shape.train_rows:,} rows to fit, "
+        f"{shape.input_tokens:.0f} tokens a row"
+    )
+    say("")
+    say(found.prior.headline, style="bold")
+    if found.prior.odds:
+        say("")
+        headers, rows = _odds_table(found.prior)
+        show_table(headers, rows, [[] for _ in rows])
+        say(f"from: {', '.join(_named(found.prior))}", style="dim")
+    for warning in found.check["warnings"]:
+        say(f"  mind: {warning}", indent=8)
+    say("")
+    say(f"to know, about {duration(found.plan.seconds)} on this machine: tunewise compare {source}")
+
+
+def _odds_table(prior: Prior) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells, from cheapest to dearest family."""
+    headers = ["", "near best", "95% interval", "lost", "above base"]
+    wanted = any(each.reached is not None for each in prior.odds)
+    return headers + (["reached"] if wanted else []), [
+        _cells(prior, each) + ([f"{each.reached} of {each.runs}"] if wanted else [])
+        for each in prior.odds
+    ]
+
+
+def _cells(prior: Prior, each: Odds) -> list[str]:
+    return [
+        each.family + (" *" if each.family == prior.family else ""),
+        f"{each.near_best} of {each.runs}",
+        f"{100 * each.low:.0f} to {100 * each.high:.0f}%",
+        f"{each.loss:.1f}",
+        "not measured" if each.gain is None else f"{each.gain:+.1f}",
+    ]
+
+
+def _named(prior: Prior) -> list[str]:
+    """The runs behind the odds, with their rows."""
+    return [f"{run.name} ({run.shape.train_rows:,} rows)" for _, run in prior.nearest]

@@ -1,0 +1,151 @@
+"""registry add, measure: what loads an adaptation onto its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunewise.cli.options import (
+    base_option,
+    data_options,
+    dtype_option,
+    json_option,
+    read_options,
+    split_data_options,
+)
+from tunewise.cli.registry_place import opened, place_options, who
+from tunewise.cli.registry_show import emit
+from tunewise.errors import ConfigError
+
+
+@click.command("add")
+@click.argument("adaptation", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option("--run", default="", help="where it was found  [default: its run's folder, if any]")
+@click.option("--notes", default="", help="free text that is kept with the version")
+@click.option(
+    "--probes",
+    type=click.Path(path_type=Path),
+    help="texts to ask, one a line  [default: a dozen of several fields]",
+)
+@click.option("--no-probes", is_flag=True, help="do not ask it anything; it cannot pass the gate")
+@place_options
+@base_option
+@dtype_option
+@json_option
+def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> None:
+    """Register the ADAPTATION in a folder as the next version of NAME (tenant/name).
+
+    It is checked byte by byte and asked a few texts beside its base: one that answers as the base
+    does is refused. Scores that its run measured are stored with it.
+    """
+    from tunewise.serve.registry.names import parse_name
+    from tunewise.serve.registry.publish import Registration
+
+    parsed, actor = parse_name(name), who(values["actor"])
+    if values["no_probes"] and values["probes"] is not None:
+        raise ConfigError(
+            "probes are given and refused",
+            found="--probes with --no-probes",
+            expected="one of them",
+        )
+    inputs = None if values["probes"] is None else _lines(values["probes"])
+
+    def check(made: Any) -> dict[str, Any]:
+        from tunewise.adaptation.probes import PROBE_INPUTS, hold_against_base
+        from tunewise.steps import base_for
+
+        base = base_for(made, values["base"], values["dtype"])
+        return hold_against_base(base, made, PROBE_INPUTS if inputs is None else inputs).as_dict()
+
+    source = adaptation.absolute()
+    in_run = source.parent.name == "adaptations"
+    registration = Registration(
+        parsed,
+        actor,
+        run=values["run"] or (str(source.parent.parent) if in_run else ""),
+        notes=values["notes"],
+        check=None if values["no_probes"] else check,
+    )
+    with opened(values["place"], values["files"]) as registry:
+        version = registry.add(source, registration)
+        if in_run and not registry.measured(version):
+            scores = _scores_of_run(source, version.data_hash)
+            if scores is not None:
+                registry.attach(version, scores, actor)
+        emit(as_json, version.as_dict(), f"{version}  {version.digest}")
+
+
+@click.command("measure")
+@click.argument("reference")
+@click.argument("data", required=False)
+@place_options
+@base_option
+@dtype_option
+@json_option
+@data_options
+def measure_command(reference: str, data: str | None, as_json: bool, **values: Any) -> None:
+    """Measure a version on the rows of DATA and store its scores, row by row."""
+    from tunewise.cli.show import bars
+    from tunewise.serve.registry.gate import Scores, rows_hash
+    from tunewise.serve.registry.intake import check_folder
+    from tunewise.steps import base_for, measure, score_summary
+    from tunewise.task.task import rows_from
+
+    flags, rest = split_data_options(values)
+    source, options = read_options(data, flags)
+    with opened(rest["place"], rest["files"]) as registry:
+        version = registry.version(reference)
+        with registry.in_use(version, f"measuring, {who(rest['actor'])}", 3600.0):
+            loaded = check_folder(registry.folder(version), version.digest)
+            rows = rows_from(source, options, loaded.spec)
+            base = base_for(loaded, rest["base"], rest["dtype"])
+            with bars() as reporter:
+                reporter.begin(f"measuring {version}", 1, 1, unit="rows")
+                found = measure(base, loaded, rows, reporter)
+        summary = score_summary(found, loaded.spec)
+        scores = Scores(
+            rows_hash(rows),
+            loaded.spec.metric,
+            {result.id: result.score for result in found.results},
+            sum(result.answer is None for result in found.results),
+            source,
+        )
+        registry.attach(version, scores, who(rest["actor"]))
+    emit(as_json, {"version": str(version), **summary})
+
+
+def _scores_of_run(source: Path, data_hash: str) -> Any:
+    """The test scores that a run of `compare` measured of this adaptation, or None."""
+    from tunewise.adaptation.store import load
+    from tunewise.measure.files import read_record
+    from tunewise.serve.registry.gate import Scores, run_rows_hash
+
+    path = source.parent.parent / "records" / f"{source.name}.json"
+    record = read_record(path)
+    if record is None or not record.test:
+        return None
+    return Scores(
+        run_rows_hash(data_hash, [result.id for result in record.test]),
+        load(source).spec.metric,
+        {result.id: result.score for result in record.test},
+        sum(result.answer is None for result in record.test),
+        f"test rows of {source.parent.parent}",
+    )
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "the probes cannot be read", found=f"{path}: {error}", expected="a text file"
+        ) from error
+    kept = tuple(dict.fromkeys(line for line in lines if line))
+    if not kept:
+        raise ConfigError(
+            "there are no probes", found=f"{path} has no line with text", expected="one a line"
+        )
+    return kept

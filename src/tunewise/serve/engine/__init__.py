@@ -1,0 +1,1 @@
+"""The embedded engine: continuous batching of rows behind unlike adaptations, on PyTorch."""

@@ -1,0 +1,92 @@
+"""One process that listens, until it is told to leave.
+
+SIGTERM (or SIGINT): /readyz says no at once; for `grace_seconds` requests are still taken, so that
+whoever distributes them can notice; then nothing new is taken, running requests end, usage is
+stored. What has not ended after `drain_seconds` is broken off. A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from types import FrameType
+
+import uvicorn
+
+from tunewise.errors import ConfigError, UnavailableError
+from tunewise.serve.http.app import application
+from tunewise.serve.http.service import Service
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+CONNECTIONS = 2048
+IDLE_SECONDS = 30
+
+
+class _Server(uvicorn.Server):
+    """Leaves in the order that the module tells, and then ends as a command that is done."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._leave_at = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came: nothing is done here but to note it."""
+        if self._service.leaving:
+            self.should_exit = self.force_exit = True
+        self._service.leaving = True
+        self._leave_at = time.monotonic() + self._service.settings.grace_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if time.monotonic() >= self._leave_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(service: Service, *, host: str, port: int) -> None:
+    """Listen and answer until a signal comes.
+
+    Args:
+        service: engine, registry, tenants and limits; closed in the end.
+        host: address to listen on.
+        port: to listen on.
+
+    Raises:
+        ConfigError: without keys it would be open to others than this machine.
+        UnavailableError: the address cannot be listened on.
+    """
+    if service.store is None and host not in LOOPBACK:
+        raise ConfigError(
+            "a server without keys is for this machine alone",
+            found=f"--host {host}",
+            expected=f"one of {', '.join(sorted(LOOPBACK))}",
+            fix="make keys (`tunewise keys create`) and leave --open out",
+        )
+    config = uvicorn.Config(
+        application(service),
+        host=host,
+        port=port,
+        http="httptools",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(service.settings.drain_seconds)),
+        lifespan="on",
+    )
+    server = _Server(config, service)
+    try:
+        server.run()
+    except SystemExit as error:
+        # uvicorn ends the process where it cannot listen; the reason stands in the log.
+        raise UnavailableError(
+            "the server cannot listen there",
+            found=f"{host}:{port}",
+            fix="choose another --host or --port; see the log for the reason",
+        ) from error
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,1 @@
+"""Every adaptation a company has: named, versioned, checked, promoted and rolled back."""

@@ -1,0 +1,1 @@
+"""The steps that bring a registry's tables from one version of Tunewise to the next."""

@@ -1,0 +1,1 @@
+"""An engine that answers through a vLLM server, for scale."""

@@ -1,0 +1,76 @@
+"""`advise`: a prior and a plan, with nothing fitted and nothing written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Finished
+from tests.cli.planted import two_labels, write_rows
+from tests.cli.terminal import Done, tunewise
+
+
+def advise(tiny: Path, folder: Path, *flags: object) -> Done:
+    """`advise` with the tiny base."""
+    data = write_rows(folder / "rows.jsonl", two_labels(60))
+    done = tunewise("advise", data, "--base", tiny, "--dtype", "float32", *flags)
+    assert sorted(path.name for path in folder.iterdir()) == ["rows.jsonl"]
+    return done
+
+
+def test_it_says_that_it_is_a_prior(tiny_folder: Path, tmp_path: Path) -> None:
+    done = advise(tiny_folder, tmp_path, "--methods", "zero_shot,lora", "--budget", "20k")
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    assert "A prior, not a result: nothing was fitted on your data." in text
+    assert "classification, 2 labels: " in text
+    assert "low-rank fine-tuning" in text
+    assert "to know, about" in text
+
+
+def test_as_json(tiny_folder: Path, tmp_path: Path) -> None:
+    flags = ("--methods", "lora", "--budget", "20k", "--minimum-quality", "85", "--json")
+    done = advise(tiny_folder, tmp_path, *flags)
+    assert done.code == 0, done.err
+    told = done.json
+    assert told["task"]["kind"] == "classification"
+    assert told["plan"]["budget"]["per_method"] == 20_000
+    assert all(0 <= each["near_best"] <= each["runs"] for each in told["prior"]["odds"])
+    assert all(each["reached"] is not None for each in told["prior"]["odds"])
+    assert told["prior"]["nearest"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--minimum-quality", "200"], "minimum_quality"),
+        (["--minimum-quality", "high"], "high"),
+        (["--minimum-quality", "nan"], "minimum_quality"),
+        (["--give-up-points", "-1"], "give_up_points"),
+        (["--domains", "3"], "--domains"),
+        (["--methods", "lroa"], "lora"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    flags: list[str], said: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    done = advise(tiny_folder, tmp_path, *flags)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_priorities_recommend_anew_from_the_same_measurements(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """A finished run is asked again: no fit is made, another method may be recommended."""
+    before = finished.done.json
+    out = shutil.copytree(finished.out, tmp_path / "run")
+    fits = {path: path.stat().st_mtime_ns for path in (out / "fits").iterdir()}
+    flags = (*finished.flags, "--json", "--minimum-quality", "100", "--domains", "4")
+    done = tunewise("compare", finished.data, "--out", out, *flags)
+    assert done.code == 0, done.err
+    told = done.json
+    assert told["recommendation"]["priorities"] == {"minimum_quality": 100.0, "domains": 4}
+    assert told["pairs"] == before["pairs"]
+    assert {path: path.stat().st_mtime_ns for path in (out / "fits").iterdir()} == fits

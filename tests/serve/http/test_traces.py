@@ -1,0 +1,134 @@
+"""Spans for OpenTelemetry: one for each request, child of the caller's, without texts or keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from tests.serve.http.conftest import Build, House
+from tests.serve.http.test_faults import until
+
+from tunewise.errors import ConfigError
+from tunewise.serve.http.traces import RecordingTracer, Tracer, tracer_from_environment
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def spans_of(house: House, exporter: InMemorySpanExporter, count: int) -> tuple[ReadableSpan, ...]:
+    """So many spans; a span ends behind its answer."""
+
+    def there() -> bool:
+        house.service.tracer._provider.force_flush()
+        return len(exporter.get_finished_spans()) >= count
+
+    until(there)
+    return exporter.get_finished_spans()
+
+
+def test_a_request_is_a_span_of_its_caller(build: Build, listen: Callable[[House], House]) -> None:
+    exporter = InMemorySpanExporter()
+    house = build()
+    house.service.tracer = RecordingTracer(exporter)
+    house = listen(house)
+    house.publish("acme", "tickets", "acme one")
+    with house.client() as client:
+        body = {"model": "acme/tickets", "prompt": "my secret"}
+        client.post("/v1/completions", json=body, headers={"traceparent": PARENT})
+        client.get("/v1/models/acme/nothing")
+    first, second = spans_of(house, exporter, 2)
+    assert f"{first.context.trace_id:032x}" == PARENT.split("-")[1]
+    assert f"{first.parent.span_id:016x}" == PARENT.split("-")[2]
+    assert first.attributes["http.route"] == "/v1/completions"
+    assert first.attributes["tunewise.model"] == "acme/tickets@1"
+    assert first.attributes["tunewise.completion_tokens"] > 0
+    assert (first.name, first.kind) == ("POST /v1/completions", SpanKind.SERVER)
+    assert first.status.status_code is StatusCode.UNSET
+    assert second.name == "GET /v1/models/{model:path}"
+    assert second.attributes["http.response.status_code"] == 404
+    assert second.attributes["tunewise.code"] == "model_not_found"
+    # Who asks for what is not there has not met a fault of the server's.
+    assert second.status.status_code is StatusCode.UNSET
+    told = first.to_json() + second.to_json()
+    assert "my secret" not in told
+    assert house.keys["acme"] not in told
+
+
+def test_spans_are_made_where_an_address_is_set_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", raising=False)
+    assert type(tracer_from_environment()) is Tracer
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    tracer = tracer_from_environment()
+    assert type(tracer) is RecordingTracer
+    tracer.close()
+
+
+def test_a_fault_is_told_without_its_words(
+    build: Build, listen: Callable[[House], House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("choked on: my secret prompt")
+
+    exporter = InMemorySpanExporter()
+    house = build()
+    house.service.tracer = RecordingTracer(exporter)
+    house = listen(house)
+    house.publish("acme", "tickets", "acme one")
+    monkeypatch.setattr(house.engine.__class__, "submit", broken)
+    with house.client() as client:
+        client.post("/v1/completions", json={"model": "acme/tickets", "prompt": "x"})
+    (span,) = spans_of(house, exporter, 1)
+    assert span.status.status_code is StatusCode.ERROR
+    assert "secret" not in span.to_json()
+
+
+def resource_of(tracer: RecordingTracer, exporter: InMemorySpanExporter) -> dict[str, object]:
+    with tracer.span("x", {}):
+        pass
+    tracer.close()
+    (span,) = exporter.get_finished_spans()
+    assert isinstance(span, ReadableSpan)
+    return dict(span.resource.attributes)
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, "tunewise"),
+        ({"OTEL_SERVICE_NAME": "answers"}, "answers"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=answers,zone=a"}, "answers"),
+    ],
+)
+def test_opentelemetrys_own_variables_count(
+    variables: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
+        monkeypatch.delenv(each, raising=False)
+    for each, value in variables.items():
+        monkeypatch.setenv(each, value)
+    exporter = InMemorySpanExporter()
+    found = resource_of(RecordingTracer(exporter), exporter)
+    assert found["service.name"] == name
+    assert ("zone" in found) == ("OTEL_RESOURCE_ATTRIBUTES" in variables)
+
+
+@pytest.mark.parametrize(
+    "variable", ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"]
+)
+def test_a_protocol_that_is_not_spoken_is_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv(variable, "grpc")
+    with pytest.raises(ConfigError, match="one protocol") as caught:
+        tracer_from_environment()
+    assert f"{variable}=grpc" in caught.value.found
+    monkeypatch.setenv(variable, "http/protobuf")
+    tracer_from_environment().close()
+    # Without an address nothing is sent, by no protocol.
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+    monkeypatch.setenv(variable, "grpc")
+    assert type(tracer_from_environment()) is Tracer

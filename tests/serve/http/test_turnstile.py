@@ -1,0 +1,158 @@
+"""Fair turns, against the shares that the weights promise."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from tunewise.errors import BusyError
+from tunewise.serve.http.turnstile import Turnstile
+
+
+def turnstile(places: int = 1, waiting: int = 10_000, own: int = 10_000) -> Turnstile:
+    return Turnstile(places, waiting=waiting, waiting_per_tenant=own)
+
+
+async def served_order(
+    turns: Turnstile, requests: list[tuple[str, float, float]], first: int
+) -> list[tuple[str, float]]:
+    """All ask at once while the place is taken; who went in the order they went."""
+    order: list[tuple[str, float]] = []
+    await turns.enter("blocker", cost=1)
+
+    async def one(tenant: str, cost: float, weight: float) -> None:
+        await turns.enter(tenant, cost=cost, weight=weight)
+        order.append((tenant, cost))
+        await asyncio.sleep(0)
+        turns.leave()
+
+    tasks = [asyncio.create_task(one(*each)) for each in requests]
+    await asyncio.sleep(0)
+    turns.leave()
+    await asyncio.gather(*tasks)
+    return order[:first]
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_work_is_shared_by_weight_whatever_the_requests_cost(weight: float, seed: int) -> None:
+    draw = random.Random(seed)
+    requests = [("small", draw.uniform(1, 10), 1.0) for _ in range(800)]
+    requests += [("large", draw.uniform(50, 150), weight) for _ in range(80)]
+    draw.shuffle(requests)
+    order = asyncio.run(served_order(turnstile(), requests, 10_000))
+    # While both still wait, the work done for each stands as their weights.
+    last = {tenant: max(i for i, each in enumerate(order) if each[0] == tenant)
+            for tenant in ("small", "large")}  # fmt: skip
+    done: Counter[str] = Counter()
+    for tenant, cost in order[: min(last.values())]:
+        done[tenant] += cost  # type: ignore[assignment]  # a counter of floats
+    assert done["large"] / done["small"] == pytest.approx(weight, rel=0.2)
+
+
+def test_a_newcomer_does_not_wait_behind_a_flood() -> None:
+    async def run() -> int:
+        turns = turnstile()
+        await turns.enter("flood", cost=1)
+        order: list[str] = []
+
+        async def one(tenant: str) -> None:
+            await turns.enter(tenant, cost=10)
+            order.append(tenant)
+            await asyncio.sleep(0)
+            turns.leave()
+
+        flood = [asyncio.create_task(one("flood")) for _ in range(500)]
+        await asyncio.sleep(0)
+        turns.leave()
+        while len(order) < 100:
+            await asyncio.sleep(0)
+        late = asyncio.create_task(one("late"))
+        await asyncio.gather(late, *flood)
+        return order.index("late") - 100
+
+    assert asyncio.run(run()) <= 3
+
+
+def test_never_more_than_the_places_and_never_one_lost() -> None:
+    async def run() -> None:
+        draw = random.Random(0)
+        turns = turnstile(places=3)
+        inside = most = 0
+
+        async def one(number: int) -> None:
+            nonlocal inside, most
+            await turns.enter(f"t{number % 5}", cost=draw.uniform(1, 9))
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(draw.random() * 0.002)
+            inside -= 1
+            turns.leave()
+
+        tasks = [asyncio.create_task(one(number)) for number in range(300)]
+        for task in draw.sample(tasks, 100):
+            await asyncio.sleep(0)
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        # Who was cancelled inside keeps its place here, as nobody called `leave` for it.
+        assert {type(each) for each in ended} <= {type(None), asyncio.CancelledError}
+        assert most <= 3
+        assert turns.waiting == 0
+
+    asyncio.run(run())
+
+
+def test_who_is_cancelled_in_the_moment_of_its_turn_hands_it_on() -> None:
+    async def run() -> None:
+        turns = turnstile()
+        await turns.enter("a", cost=1)
+        first = asyncio.create_task(turns.enter("b", cost=1))
+        second = asyncio.create_task(turns.enter("c", cost=1))
+        await asyncio.sleep(0)
+        turns.leave()
+        first.cancel()
+        await asyncio.wait_for(second, 1)
+        assert first.cancelled()
+        turns.leave()
+        assert (turns.working, turns.waiting) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_queues_are_bounded_for_each_and_for_all() -> None:
+    async def run() -> None:
+        turns = turnstile(waiting=3, own=2)
+        await turns.enter("a", cost=1)
+        tasks = [asyncio.create_task(turns.enter("a", cost=1)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError):
+            await turns.enter("a", cost=1)
+        tasks.append(asyncio.create_task(turns.enter("b", cost=1)))
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError):
+            await turns.enter("c", cost=1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert turns.waiting == 0
+        turns.leave()
+        await turns.enter("c", cost=1)
+
+    asyncio.run(run())
+
+
+def test_those_that_went_away_are_not_kept() -> None:
+    async def run() -> None:
+        turns = turnstile()
+        await turns.enter("a", cost=1)
+        for _ in range(2000):
+            task = asyncio.create_task(turns.enter("b", cost=1))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert len(turns._queue) < 100
+
+    asyncio.run(run())
