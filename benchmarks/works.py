@@ -8,12 +8,13 @@ from typing import Literal
 from benchmarks.jobs import Job
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
-MATMUL = "matmul bfloat16"
+MATMUL = "matmul"
+Dtypes = tuple[str, ...]
 SCORING = ("ours_scoring", "plain_scoring", "lm_eval")
 """Sides that score rows instead of fitting."""
 
 MUST_SHARE = 0.6
-"""Of the machine's own matrix-product rate, a whole fitting step in bfloat16."""
+"""Of the machine's own matrix-product rate, a whole fitting step in the machine's own dtype."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,76 +72,80 @@ def quick(group: Group) -> Group:
     return replace(group, sides=sides)
 
 
-def groups(steps: int, repeats: int) -> tuple[Group, ...]:
+def groups(steps: int, repeats: int, own: str) -> tuple[Group, ...]:
     """All works.
 
     Args:
         steps: optimizer steps in a block.
         repeats: measured blocks.
+        own: the machine's own dtype, `FLOAT32` or `BFLOAT16`. Where bfloat16 is not faster than
+            float32 nobody computes in it, and it is not measured.
     """
     total = 1 + steps * repeats
+    dtypes = (FLOAT32,) if own == FLOAT32 else (FLOAT32, own)
     return (
-        _prompt_tuning(20, 4.0, None, total),
-        _prompt_tuning(100, 8.0, 12.0, total),
-        _prefix(total),
-        _lora_short(total),
-        _lora_long(FLOAT32, repeats),
-        _lora_long(BFLOAT16, repeats),
-        _full_float32(total),
-        _full_bfloat16(total),
-        _demonstrations(),
-        _many_labels(),
+        _prompt_tuning(20, 4.0, None, total, dtypes),
+        _prompt_tuning(100, 8.0, 12.0, total, dtypes),
+        _prefix(total, dtypes),
+        _lora_short(total, dtypes),
+        *(_lora_long(dtype, repeats, dtypes) for dtype in dtypes),
+        _full_float32(total, dtypes),
+        *((_full_bfloat16(total),) if BFLOAT16 in dtypes else ()),
+        _demonstrations(dtypes),
+        _many_labels(dtypes),
     )
 
 
-def _prompt_tuning(size: int, must: float, as_it_comes: float | None, total: int) -> Group:
+def _prompt_tuning(
+    size: int, must: float, as_it_comes: float | None, total: int, dtypes: Dtypes
+) -> Group:
     peer = "PEFT, Trainer"
-    sides = _both("ours", "trainer", peer, "soft_prompt", size, 1e-2, total)
+    sides = _each("ours", "trainer", peer, "soft_prompt", size, 1e-2, total, dtypes)
     work = f"soft_prompt, {size} virtual tokens"
-    found = list(_same_dtype(work, peer, must, memory=True))
+    found = list(_same_dtype(work, peer, must, dtypes, memory=True))
     if as_it_comes is not None:
         name = f"{work}, as it comes"
-        found.append(
-            Comparison(name, f"ours {BFLOAT16}", f"{peer} {FLOAT32}", as_it_comes, memory=True)
-        )
-    return _fitting(f"soft_prompt_{size}", f"{work}, short rows", sides, tuple(found))
+        own = f"ours {dtypes[-1]}"
+        found.append(Comparison(name, own, f"{peer} {FLOAT32}", as_it_comes, memory=True))
+    return _fitting(f"soft_prompt_{size}", f"{work}, short rows", sides, tuple(found), dtypes)
 
 
-def _prefix(total: int) -> Group:
+def _prefix(total: int, dtypes: Dtypes) -> Group:
     peer = "PEFT, Trainer"
-    sides = _both("ours", "trainer", peer, "prefix", 50, 1e-2, total)
+    sides = _each("ours", "trainer", peer, "prefix", 50, 1e-2, total, dtypes)
     work = "prefix, 50 positions"
-    return _fitting("prefix_50", f"{work}, short rows", sides, _same_dtype(work, peer, 3.0))
+    found = _same_dtype(work, peer, 3.0, dtypes)
+    return _fitting("prefix_50", f"{work}, short rows", sides, found, dtypes)
 
 
-def _lora_short(total: int) -> Group:
+def _lora_short(total: int, dtypes: Dtypes) -> Group:
     peer = "TRL SFTTrainer"
-    sides = _both("ours", "sft_trainer", peer, "lora", 8, 3e-4, total)
+    sides = _each("ours", "sft_trainer", peer, "lora", 8, 3e-4, total, dtypes)
     work = "lora all-linear rank 8, short rows"
-    return _fitting("lora_short", work, sides, _same_dtype(work, peer, 2.5, memory=True))
+    found = _same_dtype(work, peer, 2.5, dtypes, memory=True)
+    return _fitting("lora_short", work, sides, found, dtypes)
 
 
-def _lora_long(dtype: str, repeats: int) -> Group:
+def _lora_long(dtype: str, repeats: int, dtypes: Dtypes) -> Group:
     peer = "TRL SFTTrainer"
     total = 1 + repeats
-    both = _both("ours", "sft_trainer", peer, "lora", 8, 3e-4, total, workload="mts_section")
+    one = (dtype,)
+    both = _each("ours", "sft_trainer", peer, "lora", 8, 3e-4, total, one, workload="mts_section")
     # All 16 rows at once would take the peer some 20 GB in float32.
-    sides = {name: replace(job, pieces=4) for name, job in both.items() if name.endswith(dtype)}
+    sides = {name: replace(job, pieces=4) for name, job in both.items()}
     work = "lora all-linear rank 8, long rows"
-    found = tuple(
-        each for each in _same_dtype(work, peer, 1.5, memory=True) if each.ours.endswith(dtype)
-    )
-    return _fitting(f"lora_long_{dtype}", f"{work}, {dtype}", sides, found, steps=1)
+    found = _same_dtype(work, peer, 1.5, one, memory=True)
+    return _fitting(f"lora_long_{dtype}", f"{work}, {dtype}", sides, found, dtypes, steps=1)
 
 
-def _full_float32(total: int) -> Group:
+def _full_float32(total: int, dtypes: Dtypes) -> Group:
     peer = f"TRL SFTTrainer {FLOAT32}"
     sides = {
         f"ours {FLOAT32}": _fit("ours", "full", FLOAT32, 0, 5e-5, total),
         peer: _fit("sft_trainer", "full", FLOAT32, 0, 5e-5, total),
     }
     line = Comparison(f"full, {FLOAT32}", f"ours {FLOAT32}", peer, 1.5, "losses")
-    return _fitting("full_float32", line.work, sides, (line,))
+    return _fitting("full_float32", line.work, sides, (line,), dtypes)
 
 
 def _full_bfloat16(total: int) -> Group:
@@ -156,14 +161,14 @@ def _full_bfloat16(total: int) -> Group:
         Comparison("full, bfloat16 products of float32 masters", ours, mixed, 1.5),
         Comparison("full, the same against weights kept in bfloat16 alone", ours, pure, None),
     )
-    return _fitting("full_bfloat16", "full, bfloat16", sides, lines)
+    return _fitting("full_bfloat16", "full, bfloat16", sides, lines, (FLOAT32, BFLOAT16))
 
 
-def _demonstrations() -> Group:
+def _demonstrations(dtypes: Dtypes) -> Group:
     plain, harness = "plain loop", "lm-evaluation-harness"
     sides = {}
     lines: list[Comparison] = []
-    for dtype in (FLOAT32, BFLOAT16):
+    for dtype in dtypes:
         ours = f"ours {dtype}"
         shown = Job("", dtype=dtype, workload="reviews3", rows=200, demonstrations=8)
         sides[ours] = replace(shown, side="ours_scoring", method="score")
@@ -179,11 +184,11 @@ def _demonstrations() -> Group:
     return Group("demonstrations_8", about, "row", sides, tuple(lines), steps=1)
 
 
-def _many_labels() -> Group:
+def _many_labels(dtypes: Dtypes) -> Group:
     plain = "scoring each label"
     sides = {}
     lines: list[Comparison] = []
-    for dtype in (FLOAT32, BFLOAT16):
+    for dtype in dtypes:
         rows = Job("ours_scoring", dtype=dtype, workload="banking77", rows=500, method="score")
         sides[f"ours, answers {dtype}"] = replace(rows, method="trie")
         sides[f"ours, all scores {dtype}"] = replace(rows, subset=50)
@@ -205,17 +210,18 @@ def _fitting(
     about: str,
     sides: dict[str, Job],
     comparisons: tuple[Comparison, ...],
+    dtypes: Dtypes,
     steps: int | None = None,
 ) -> Group:
-    ours = f"ours {BFLOAT16}"
+    ours = f"ours {dtypes[-1]}"
     if ours not in sides:
         return Group(name, about, "step", sides, comparisons, steps)
-    with_rate = sides | {MATMUL: Job("matmul", dtype=BFLOAT16)}
+    with_rate = sides | {MATMUL: Job("matmul", dtype=dtypes[-1])}
     return Group(name, about, "step", with_rate, comparisons, steps, shares=(ours,))
 
 
 def _same_dtype(
-    work: str, peer: str, must: float, *, memory: bool = False
+    work: str, peer: str, must: float, dtypes: Dtypes, *, memory: bool = False
 ) -> tuple[Comparison, ...]:
     return tuple(
         Comparison(
@@ -226,11 +232,11 @@ def _same_dtype(
             "losses" if dtype == FLOAT32 else "",
             memory,
         )
-        for dtype in (FLOAT32, BFLOAT16)
+        for dtype in dtypes
     )
 
 
-def _both(
+def _each(
     ours: str,
     other: str,
     peer: str,
@@ -238,10 +244,12 @@ def _both(
     size: int,
     rate: float,
     total: int,
+    dtypes: Dtypes,
+    *,
     workload: str = "reviews3",
 ) -> dict[str, Job]:
     sides = {}
-    for dtype in (FLOAT32, BFLOAT16):
+    for dtype in dtypes:
         # TRL multiplies in bfloat16 by autocast unless told otherwise; PEFT's own way is to load
         # the base in bfloat16.
         autocast = other == "sft_trainer" and dtype == BFLOAT16

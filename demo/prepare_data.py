@@ -34,7 +34,7 @@ DOMAINS = {
 }
 # Rows whose mean rating lies nearer to zero are left out: people did not agree that they lean.
 NEUTRAL_BELOW = 0.5
-ROWS_PER_DOMAIN_AND_LABEL = 200
+ROWS_PER_DOMAIN_AND_LABEL = 125
 SEED = 20140601
 FOLDER = Path(__file__).parent / "data"
 
