@@ -9,6 +9,9 @@ PostgreSQL a writer begins by taking one. So what a writer has read stays true u
 
 from __future__ import annotations
 
+import random
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -308,9 +311,25 @@ def _begin_by_hand(connection: Any, _: object) -> None:
     # The driver would begin a transaction at the first change only, behind what was read before.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for line in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    _write_ahead(cursor)
+    for line in ("synchronous = FULL", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {line}")
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    # Two connections that turn the same new file over each hold what the other waits for. SQLite
+    # then refuses one at once instead of letting it wait (sqlite.org/c3ref/busy_handler.html).
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(0.005, 0.05))
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:
