@@ -171,9 +171,9 @@ def _kept_numbers(shape: Shape, settings: LoopSettings) -> int:
     seen = shape.virtual + shape.row_tokens
     # Each layer also keeps its own copy of the prefix's keys and values for every row.
     copies = rows * seen * shape.width
-    scores = rows * (shape.width // HEAD_WIDTH) * shape.row_tokens * seen
+    scores = rows * (shape.width // HEAD_WIDTH) * shape.row_tokens * (seen - shape.row_tokens // 2)
     kept = scores if scores <= MOST_SCORES else 0
-    return shape.layers * (KEPT_WIDTHS * shape.width * positions + copies + 3 * kept)
+    return shape.layers * (KEPT_WIDTHS * shape.width * positions + copies + kept)
 
 
 def _score(*, rows: int, labels: int, width: int, layers: int) -> Unit:

@@ -31,11 +31,12 @@ def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> 
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("most", [0, 10**9])
+@pytest.mark.parametrize(("most", "block"), [(0, 96), (10**9, 96), (10**9, 1), (10**9, 2)])
 @pytest.mark.parametrize("padded", [True, False])
 def test_attention(
-    monkeypatch: pytest.MonkeyPatch, padded: bool, most: int, gradients: bool
+    monkeypatch: pytest.MonkeyPatch, padded: bool, most: int, block: int, gradients: bool
 ) -> None:
+    monkeypatch.setattr(attention, "BLOCK_QUERIES", block)
     monkeypatch.setattr(attention, "MOST_SCORES", most if gradients else 0)
     monkeypatch.setattr(attention, "MOST_SCORES_FORWARD", 0 if gradients else most)
     fused = []
@@ -70,3 +71,12 @@ def test_attention(
         slow = torch.autograd.grad((wanted * towards).sum(), leaves)
         for one, other in zip(ours, slow, strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 95, 96, 143, 145, 363, 2048])
+def test_blocks_cover_every_query_once_in_like_sizes(tokens: int) -> None:
+    blocks = attention._blocks(tokens)
+    assert [place for first, last in blocks for place in range(first, last)] == list(range(tokens))
+    sizes = [last - first for first, last in blocks]
+    assert max(sizes) - min(sizes) <= 1
+    assert tokens < 48 or 48 <= max(sizes) <= 144

@@ -1,13 +1,17 @@
 """Attention by plain products, for the short rows that fitting and measuring consist of.
 
 PyTorch's fused kernel for CPUs is made for long sequences; its backward takes a third of a training
-step on rows of some thirty tokens. Here query heads that share a key/value head are stacked into
-one product, so keys and values are never repeated (grouped-query attention, Ainslie et al. 2023).
-Long rows go to the fused kernel, which needs no T x S matrix.
+step on rows of some thirty tokens, and is slower than plain products on rows of two thousand. Here
+query heads that share a key/value head are stacked into one product, so keys and values are never
+repeated (grouped-query attention, Ainslie et al. 2023). Long rows run in blocks of queries, each
+with the keys up to its last one, so that little above the diagonal is computed. What would need
+too much memory goes to the fused kernel, which keeps no T x S matrix; so do long rows without
+gradients, where it is the faster one.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -17,10 +21,13 @@ from tunewise.errors import ConfigError
 from tunewise.model.packing import present_packing
 
 NAME = "tunewise"
-# Entries of the B x H x T x S score matrix from which the fused kernel takes over: where the matrix
-# no longer fits the processor's caches. Its backward is the slower part of it (docs/log.md).
+# Entries of the B x H x T x S score matrix, those above the diagonal not counted, from which the
+# fused kernel takes over: with gradients, where too much would be kept for the way back; without,
+# where the matrix no longer fits the processor's caches.
 MOST_SCORES = 8_000_000
 MOST_SCORES_FORWARD = 2_000_000
+# Queries of a block, about: fewer make products too small, more compute more above the diagonal.
+BLOCK_QUERIES = 96
 
 
 def register() -> str:
@@ -97,23 +104,84 @@ def _attend(
     scale = width**-0.5 if scaling is None else scaling
     if attention_mask is None and tokens > 1:
         attention_mask = _causal(tokens, length, query)
-    most = MOST_SCORES if torch.is_grad_enabled() else MOST_SCORES_FORWARD
-    if softcap is None and rows * heads * tokens * length > most:
-        fused = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=True
-        )
-        return fused.transpose(1, 2)
-    # The queries are scaled, which are fewer numbers than the scores.
+    if softcap is None:
+        most = MOST_SCORES if torch.is_grad_enabled() else MOST_SCORES_FORWARD
+        if rows * heads * tokens * (length - tokens // 2) > most:
+            fused = nn.functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=True
+            )
+            return fused.transpose(1, 2)
+        # The queries are scaled, which are fewer numbers than the scores.
+        mixed: Tensor = _InBlocks.apply(query * scale, key, value, attention_mask)  # type: ignore[no-untyped-call]  # torch's
+        return mixed
     stacked = (query * scale).reshape(rows, groups, -1, width)
     scores = (stacked @ key.transpose(2, 3)).view(rows, groups, -1, tokens, length)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
         scores = scores + attention_mask[:, :, None, :, :length]
     # Sums up in float32 by itself, whatever the dtype.
     weights = torch.softmax(scores, dim=-1)
-    mixed = weights.view(rows, groups, -1, length) @ value
-    return mixed.view(rows, heads, tokens, -1).transpose(1, 2)
+    capped = weights.view(rows, groups, -1, length) @ value
+    return capped.view(rows, heads, tokens, -1).transpose(1, 2)
+
+
+class _InBlocks(torch.autograd.Function):
+    """Attention of scaled queries, a block of them at a time, with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        rows, heads, tokens, _ = query.shape
+        groups, length = key.shape[1], key.shape[2]
+        mixed = value.new_empty(rows, tokens, heads, value.shape[3])
+        kept: list[Tensor] = []
+        for first, last in _blocks(tokens):
+            # No query sees a key behind its own place, so none of this block sees what follows.
+            seen = length - tokens + last
+            stacked = query[:, :, first:last].reshape(rows, groups, -1, query.shape[3])
+            scores = stacked @ key[:, :, :seen].transpose(2, 3)
+            if mask is not None:
+                by_head = scores.view(rows, groups, -1, last - first, seen)
+                by_head.add_(mask[:, :, None, first:last, :seen])
+            # Sums up in float32 by itself, whatever the dtype.
+            weights = torch.softmax(scores, dim=-1)
+            block = (weights @ value[:, :, :seen]).view(rows, heads, last - first, -1)
+            mixed[:, first:last] = block.transpose(1, 2)
+            kept += [stacked, weights]
+        ctx.save_for_backward(key, value, *kept)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        key, value, *kept = ctx.saved_tensors
+        towards = gradients[0]
+        rows, tokens, heads, _ = towards.shape
+        groups, length = key.shape[1], key.shape[2]
+        query_gradient = key.new_empty(rows, heads, tokens, key.shape[3])
+        key_gradient, value_gradient = torch.empty(0), torch.empty(0)
+        blocks = zip(_blocks(tokens), kept[::2], kept[1::2], strict=True)
+        # The last block sees all keys, so the others' share is added to what it leaves.
+        for (first, last), stacked, weights in reversed(list(blocks)):
+            seen = length - tokens + last
+            block = towards[:, first:last].transpose(1, 2).reshape(rows, groups, -1, value.shape[3])
+            by_weight = block @ value[:, :, :seen].transpose(2, 3)
+            by_score = torch._softmax_backward_data(by_weight, weights, -1, weights.dtype)
+            of_query = (by_score @ key[:, :, :seen]).view(rows, heads, last - first, -1)
+            query_gradient[:, :, first:last] = of_query
+            of_key = by_score.transpose(2, 3) @ stacked
+            of_value = weights.transpose(2, 3) @ block
+            if last == tokens:
+                key_gradient, value_gradient = of_key, of_value
+            else:
+                key_gradient[:, :, :seen] += of_key
+                value_gradient[:, :, :seen] += of_value
+        return query_gradient, key_gradient, value_gradient, None
+
+
+def _blocks(tokens: int) -> list[tuple[int, int]]:
+    """First and last (exclusive) query of every block."""
+    count = max(1, round(tokens / BLOCK_QUERIES))
+    cuts = [tokens * each // count for each in range(count + 1)]
+    return list(itertools.pairwise(cuts))
 
 
 def _causal(tokens: int, length: int, like: Tensor) -> Tensor:
