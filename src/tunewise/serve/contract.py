@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 from tunewise.adaptation.bundle import Adaptation, Decoding
 from tunewise.errors import TunewiseError
+from tunewise.model.base import Base
 from tunewise.task.render import Renderer
 from tunewise.task.types import TaskSpec
 
@@ -48,6 +49,26 @@ class BaseFacts:
     width: int
     weight_bytes: int
     tokenizer: Any = field(repr=False)
+
+    @classmethod
+    def of(cls, base: Base, context_length: int, dtype: str | None = None) -> BaseFacts:
+        """Those of a loaded base.
+
+        Args:
+            base: the base.
+            context_length: the most positions of a request, in tokens.
+            dtype: what it computes in; its own where None.
+        """
+        return cls(
+            base.name,
+            base.fingerprint,
+            base.dtype_name if dtype is None else dtype,
+            context_length,
+            base.vocabulary,
+            base.width,
+            sum(parameter.nbytes for parameter in base.model.parameters()),
+            base.tokenizer,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

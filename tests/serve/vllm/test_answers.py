@@ -91,24 +91,6 @@ def test_gpt2_carries_what_has_no_low_rank_change() -> None:
         engine.close()
 
 
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return tiny()
-
-
-@pytest.fixture
-def fake() -> Any:
-    with FakeVllm(tiny()) as fake:
-        yield fake
-
-
-@pytest.fixture
-def engine(base: Base, fake: FakeVllm) -> Any:
-    engine = VllmEngine(base, fake.url, VllmSettings(slots=4))
-    yield engine
-    engine.close()
-
-
 def chat(engine: Any, text: str, **sampling: Any) -> Request:
     tokens = chat_tokens(engine.base.tokenizer, [("user", text)])
     wanted = {"max_new_tokens": 12} | sampling

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from tests.serve.engine.planted import planted, tiny
+from tests.serve.engine.planted import planted
 from tests.serve.vllm.fake import BLOCK, FakeVllm
 from tests.serve.vllm.test_answers import KINDS, carriable, chat
 
@@ -20,22 +20,9 @@ from tunewise.serve.vllm import asking
 from tunewise.serve.vllm.engine import VllmEngine, VllmSettings
 
 
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return tiny()
-
-
 @pytest.fixture
-def fake() -> Any:
-    with FakeVllm(tiny()) as fake:
-        yield fake
-
-
-@pytest.fixture
-def engine(base: Base, fake: FakeVllm) -> Any:
-    engine = VllmEngine(base, fake.url, VllmSettings(slots=2, most_waiting=6))
-    yield engine
-    engine.close()
+def settings() -> VllmSettings:
+    return VllmSettings(slots=2, most_waiting=6)
 
 
 def settle(engine: VllmEngine) -> None:

@@ -31,22 +31,9 @@ from tunewise.serve.requests import row_request
 from tunewise.serve.vllm.engine import VllmEngine, VllmSettings
 
 
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return tiny()
-
-
 @pytest.fixture
-def fake() -> Any:
-    with FakeVllm(tiny()) as fake:
-        yield fake
-
-
-@pytest.fixture
-def engine(base: Base, fake: FakeVllm) -> Any:
-    engine = VllmEngine(base, fake.url, VllmSettings(slots=4, silence_seconds=1.0))
-    yield engine
-    engine.close()
+def settings() -> VllmSettings:
+    return VllmSettings(slots=4, silence_seconds=1.0)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,8 @@ class EmbeddedEngine:
         context = base.context_length
         if settings.context_tokens is not None:
             context = min(context, settings.context_tokens)
-        self._facts = _facts(base, context, settings.weights)
+        dtype = None if settings.weights == "own" else settings.weights
+        self._facts = BaseFacts.of(base, context, dtype)
         self._shape = place_shape(base)
         places = context + _TREE_PLACES
         slots = KeyValueSlots(self._shape, settings.slots, places, base.dtype)
@@ -224,19 +225,6 @@ class EmbeddedEngine:
         with self._changed:
             self._waiting.ended(row.request.ready.tenant)
         row.tell_end()
-
-
-def _facts(base: Base, context: int, weights: str) -> BaseFacts:
-    return BaseFacts(
-        base.name,
-        base.fingerprint,
-        base.dtype_name if weights == "own" else weights,
-        context,
-        base.vocabulary,
-        base.width,
-        sum(parameter.nbytes for parameter in base.model.parameters()),
-        base.tokenizer,
-    )
 
 
 def _runner(base: Base, slots: KeyValueSlots, weights: str | None) -> Runner:

@@ -31,7 +31,7 @@ from tunewise.serve.vllm.answers import answer
 from tunewise.serve.vllm.asking import Asking, Prompt
 from tunewise.serve.vllm.carry import Carried, Ground, carried
 from tunewise.serve.vllm.loras import Loras
-from tunewise.serve.vllm.meet import Met, Proof, meet
+from tunewise.serve.vllm.meet import Proof, meet
 from tunewise.serve.vllm.process import VllmProcess
 from tunewise.serve.vllm.rows import Row, readable
 from tunewise.serve.vllm.wire import Wire
@@ -111,7 +111,8 @@ class VllmEngine:
         except BaseException:
             self.close()
             raise
-        self._facts = _facts(base, self._met, settings.context_tokens)
+        limits = (base.context_length, self._met.context, settings.context_tokens)
+        self._facts = BaseFacts.of(base, min(each for each in limits if each is not None))
         self._readers = Readers(base.tokenizer, base.vocabulary, self._facts.context_length)
 
     @property
@@ -281,17 +282,3 @@ class VllmEngine:
         await asyncio.gather(*running, return_exceptions=True)
         await self._loras.close()
         await self._wire.close()
-
-
-def _facts(base: Base, met: Met, context: int | None) -> BaseFacts:
-    limits = [base.context_length, met.context, context]
-    return BaseFacts(
-        base.name,
-        base.fingerprint,
-        base.dtype_name,
-        min(limit for limit in limits if limit is not None),
-        base.vocabulary,
-        base.width,
-        sum(parameter.nbytes for parameter in base.model.parameters()),
-        base.tokenizer,
-    )
