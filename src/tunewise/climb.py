@@ -1,38 +1,48 @@
 """Climbing the ladder instead of fitting everything: from the cheapest rung up, while it pays.
 
-A rung is a kind of part. Its methods are fitted one after the other with the first seed, those that
-train from the best text prompt found so far, or from the plain instruction where that is the better
-start. Two rungs of training in a row without a gain end the climb. What cannot be told from the
-best on validation rows is fitted with the other seeds too. Test rows play no part.
+A rung is a kind of part. Prompts are searched with the whole budget. What trains is tried with a
+part of it first, from the best prompt found so far, or from the plain instruction where that is the
+better start; two rungs in a row whose trials bring no gain end the climb. The best trial, and the
+cheapest one that cannot be told from it, are fitted with the whole budget, all with the first seed.
+The cheapest that is then within the noise of the best is fitted with the other seeds too. All is
+told from validation rows; test rows play no part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
+from typing import Any
+
+import numpy as np
 
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.compare.entries import PROMPT_PART, rung
+from tunewise.compare.entries import FEW_STEPS, PROMPT_PART, rung
 from tunewise.errors import BudgetTooSmallError
 from tunewise.jobs import Job, Jobs
 from tunewise.measure.records import SkippedMethod
 from tunewise.methods._contract import Method
 from tunewise.methods._gradient import TrainingSettings
 from tunewise.methods._starts import EitherStart
-from tunewise.numerics.racing import Floats, paired_error
+from tunewise.numerics.racing import Floats, cheapest_within_noise, paired_error
 
 # What a dearer method must bring on validation rows, in the metric's own unit of 0 to 1.
 LEAST_GAIN = 0.01
+# Of the budget, what a trial has; a trial of fewer steps tells nothing, and is not made.
+TRIAL_SHARE = 0.2
+TRIALS = "trials"
 # Rungs in a row without a gain that end the climb.
 _PATIENCE = 2
 _TEXT = rung([PROMPT_PART])
+_ELSE = "a run with --all, in another --out, fits it"
 
 
 def climb(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedMethod]]:
     """Fit what pays.
 
     Args:
-        jobs: fits and stores.
+        jobs: fits and stores; trials are kept in a folder of their own beside the fits.
         asked: all methods with all seeds.
 
     Returns:
@@ -44,10 +54,13 @@ def climb(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedMeth
         if without_gain == _PATIENCE:
             way.stop_before(group)
             continue
+        step = way.prompt_step if height <= _TEXT else way.trial_step
         # What the budget does not pay for says nothing of its rung.
-        gained = [gain for method in group if (gain := way.step(method)) is not None]
+        gained = [gain for method in group if (gain := step(method)) is not None]
         if height > _TEXT and gained:
             without_gain = 0 if any(gained) else without_gain + 1
+    way.trials.all_fitted()
+    way.whole_fits()
     way.further_seeds()
     done = [(method, seed) for method in way.methods for seed in way.done.get(method.name, ())]
     return done, list(way.left_out.values())
@@ -68,11 +81,25 @@ def _rung(method: Method) -> int:
     return rung(method.produces)
 
 
+def cheapest_within_noise_of_the_best(
+    methods: Sequence[Method], scores: Mapping[str, Floats]
+) -> Method:
+    """Of methods with scores on the same rows; the first are the cheapest."""
+    losses = np.stack([1.0 - scores[method.name] for method in methods])
+    return methods[cheapest_within_noise(losses, np.arange(len(methods), dtype=np.float64))]
+
+
 class _Climb:
     """How far the climb is; it is made on the first seed of every method."""
 
     def __init__(self, jobs: Jobs, asked: Sequence[Job]) -> None:
         self.jobs = jobs
+        self.trials = replace(
+            jobs,
+            settings={name: _for_a_trial(each) for name, each in jobs.settings.items()},
+            budget=int(TRIAL_SHARE * jobs.budget),
+            out=jobs.out / TRIALS,
+        )
         self.seeds: dict[str, list[int]] = {}
         for method, seed in asked:
             self.seeds.setdefault(method.name, []).append(seed)
@@ -83,83 +110,133 @@ class _Climb:
         )
         self.done: dict[str, list[int]] = {}
         self.left_out: dict[str, SkippedMethod] = {}
+        # Of whole fits, and of trials, on all validation rows.
         self.scores: dict[str, Floats] = {}
-        self.best: Method | None = None
+        self.tried: dict[str, Floats] = {}
+        self.best: tuple[Method, Floats] | None = None
         self.prompt: Adaptation | None = None
 
-    def step(self, method: Method) -> bool | None:
+    def prompt_step(self, method: Method) -> bool | None:
+        """Fit a prompt, or what needs no base; see `trial_step`."""
+        if not self._whole(method):
+            return None
+        if not method.needs.base:
+            # Nothing to start from, and too cheap to be weighed.
+            return None
+        pays = self._weigh(method, self.scores[method.name])
+        if pays:
+            self.prompt = self.jobs.found(method, self._first_seed(method))
+        return pays
+
+    def trial_step(self, method: Method) -> bool | None:
         """Try a method: whether it is better than all before by enough to pay.
 
         Returns:
             None where nothing was learned of that.
         """
-        seed = self.seeds[method.name][0]
+        seed = self._first_seed(method)
         try:
-            self._fit(method, seed)
-        except BudgetTooSmallError as error:
-            self.left_out[method.name] = SkippedMethod.because(method.name, error)
-            return None
-        self.done[method.name] = [seed]
-        if not method.needs.base:
-            # Nothing to start from, and too cheap to be weighed.
-            return None
-        scores = self.jobs.validated(method, seed, self._counted(method))
-        self.scores[method.name] = scores
-        if self.best is not None:
-            before = self.scores[self.best.name]
-            pays = gains(scores, before)
-            self.jobs.reporter.say(
-                f"{method.name}: {100 * scores.mean():.1f} on {len(scores)} validation rows, "
-                f"{self.best.name} {100 * before.mean():.1f}: "
-                f"{'a gain' if pays else 'no gain'} that pays"
-            )
-            if not pays:
-                return False
-        self.best = method
-        if _rung(method) == _TEXT:
-            self.prompt = self.jobs.found(method, seed)
-        return True
+            if not self.trials.is_validated(method, seed):
+                self._fit(self.trials, f"trying {method.name}", method, seed)
+        except BudgetTooSmallError:
+            # What is too dear for a trial has its whole budget at once, or is left out.
+            if not self._whole(method):
+                return None
+            return self._weigh(method, self.scores[method.name])
+        self.tried[method.name] = self.trials.validated(method, seed, self._counted(method))
+        self.trials.drop(method, seed)
+        return self._weigh(method, self.tried[method.name])
 
     def stop_before(self, methods: Iterable[Method]) -> None:
         """Leave out what stands higher."""
-        best = "nothing" if self.best is None else self.best.name
+        best = "nothing" if self.best is None else self.best[0].name
         reason = (
             f"not climbed to: {_PATIENCE} rungs in a row brought no gain that pays over {best}; "
-            "a run without --climb, in another --out, fits it"
+            f"{_ELSE}"
         )
         for method in methods:
             self.left_out[method.name] = SkippedMethod(method.name, reason)
 
-    def further_seeds(self) -> None:
-        """The other seeds of the best and of all that one standard error does not part from it."""
-        if self.best is None:
+    def whole_fits(self) -> None:
+        """The whole budget for the best trial, and for the cheapest that is not parted from it."""
+        tried = [method for method in self.methods if method.name in self.tried]
+        if not tried:
             return
-        best = self.scores[self.best.name]
-        for method in self.methods:
-            if method.name not in self.scores:
+        best = max(tried, key=lambda each: (float(self.tried[each.name].mean()), -_rung(each)))
+        cheapest = cheapest_within_noise_of_the_best(tried, self.tried)
+        for method in tried:
+            if method in (best, cheapest):
+                self._whole(method)
                 continue
-            behind = best - self.scores[method.name]
-            if method is not self.best and behind.mean() > paired_error(behind):
+            mine, other = (100 * self.tried[each.name].mean() for each in (method, best))
+            reason = (
+                f"left after its trial with {100 * TRIAL_SHARE:.0f}% of the budget: {mine:.1f} on "
+                f"validation rows, where that of {best.name} had {other:.1f}; {_ELSE}"
+            )
+            self.left_out[method.name] = SkippedMethod(method.name, reason)
+
+    def further_seeds(self) -> None:
+        """The other seeds of the cheapest that is within the noise of the best."""
+        fitted = [method for method in self.methods if method.name in self.scores]
+        if not fitted:
+            return
+        method = cheapest_within_noise_of_the_best(fitted, self.scores)
+        for seed in self.seeds[method.name][1:]:
+            try:
+                self._fit(self.jobs, f"fitting {method.name}", method, seed)
+            except BudgetTooSmallError:
+                # A seed draws its own rows, and may miss a budget that another just met.
                 continue
-            for seed in self.seeds[method.name][1:]:
-                try:
-                    self._fit(method, seed)
-                except BudgetTooSmallError:
-                    # A seed draws its own rows, and may miss a budget that another just met.
-                    continue
-                self.done[method.name].append(seed)
+            self.done[method.name].append(seed)
+
+    def _whole(self, method: Method) -> bool:
+        """Fit with the whole budget, and judge it; whether the budget pays for that."""
+        seed = self._first_seed(method)
+        try:
+            self._fit(self.jobs, f"fitting {method.name}", method, seed)
+        except BudgetTooSmallError as error:
+            self.left_out[method.name] = SkippedMethod.because(method.name, error)
+            return False
+        self.done[method.name] = [seed]
+        if method.needs.base:
+            scores = self.jobs.validated(method, seed, self._counted(method))
+            self.scores[method.name] = scores
+        return True
+
+    def _weigh(self, method: Method, scores: Floats) -> bool:
+        """Whether it is better than all before by enough to pay."""
+        if self.best is not None:
+            before_it, before = self.best
+            pays = gains(scores, before)
+            self.jobs.reporter.say(
+                f"{method.name}: {100 * scores.mean():.1f} on {len(scores)} validation rows, "
+                f"{before_it.name} {100 * before.mean():.1f}: "
+                f"{'a gain' if pays else 'no gain'} that pays"
+            )
+            if not pays:
+                return False
+        self.best = method, scores
+        return True
+
+    def _first_seed(self, method: Method) -> int:
+        return self.seeds[method.name][0]
 
     def _start(self, method: Method) -> Adaptation | None:
         # A search of prompts begins anew: what it starts from would be what it is compared with.
         return self.prompt if _rung(method) > _TEXT else None
 
-    def _fit(self, method: Method, seed: int) -> None:
-        told = f"fitting {method.name}, seed {seed}"
-        self.jobs.reporter.begin(told, *self._counted(method))
+    def _fit(self, jobs: Jobs, told: str, method: Method, seed: int) -> None:
+        jobs.reporter.begin(f"{told}, seed {seed}", *self._counted(method))
         start = self._start(method)
         trains = issubclass(method.Settings, TrainingSettings)
         begun = EitherStart(method) if trains and start is not None else method
-        self.jobs.fit(begun, seed, start=start)
+        jobs.fit(begun, seed, start=start)
 
     def _counted(self, method: Method) -> tuple[int, int]:
         return 1 + self.methods.index(method), len(self.methods)
+
+
+def _for_a_trial(settings: Any) -> Any:
+    if not isinstance(settings, TrainingSettings):
+        return settings
+    return settings.model_copy(update={"least_steps": max(settings.least_steps, FEW_STEPS)})

@@ -8,6 +8,7 @@ A fit is there once its facts are; whoever asks for it again is given what is th
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ class _Place:
     folder: Path
     facts: Path
     checkpoint: Path
+
+    @property
+    def scores(self) -> Path:
+        """Where its scores on the validation rows are kept, once a climb asked for them."""
+        return self.facts.with_suffix(".validation.json")
 
     def told(self) -> dict[str, Any]:
         """Its facts.
@@ -138,15 +144,22 @@ class Jobs:
             (n,), 0 to 1.
         """
         place = self._place(method, seed)
-        scores = place.facts.with_suffix(".validation.json")
-        stored = read_json(scores)
+        stored = read_json(place.scores)
         if stored is None:
             rows = self.ground.task.fit_view.validation
             self.reporter.begin(f"judging {method.name}, seed {seed}", *counted, unit="rows")
             measured = measure(self.ground.base, self._load(place), rows, self.reporter)
             stored = {"scores": [result.score for result in measured.results]}
-            write_json(scores, stored)
+            write_json(place.scores, stored)
         return np.array(stored["scores"], dtype=np.float64)
+
+    def is_validated(self, method: Method, seed: int) -> bool:
+        """Whether `validated` has its scores already, and needs what was found no more."""
+        return read_json(self._place(method, seed).scores) is not None
+
+    def drop(self, method: Method, seed: int) -> None:
+        """Remove what a fit found, where it was only tried: it may be as large as the base."""
+        shutil.rmtree(self._place(method, seed).folder, ignore_errors=True)
 
     def all_fitted(self) -> None:
         """Every fit clears its own checkpoint; the folder that held them goes once it is empty."""

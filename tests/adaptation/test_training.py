@@ -213,6 +213,17 @@ def test_steps_that_the_budget_does_not_cover_are_refused_before_the_first() -> 
     assert context.log.losses == []
 
 
+def test_fewer_steps_than_are_worth_it_are_refused_before_the_first() -> None:
+    base, view = base_of(), planted_view()
+    context = context_of(base, view, limit=20_000)
+    with pytest.raises(BudgetTooSmallError, match="does not pay for 400 optimizer steps"):
+        fit(base, "lora", view, context=context, least_steps=400, epochs=1000.0)
+    assert context.log.losses == []
+    # What the rows themselves allow at most is no matter of the budget.
+    found = fit(base, "lora", view, context=context, least_steps=400, epochs=1.0)
+    assert 0 < found.provenance.notes["steps"] < 400
+
+
 def interrupted(
     name: str, view: Any, folder: Path, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> bool:

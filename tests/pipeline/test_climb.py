@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,47 +21,79 @@ from tunewise.methods._registry import find_method
 ROWS = 400
 
 
+@dataclass(frozen=True)
 class PlantedJobs:
-    """Fits nothing: every method scores what is planted."""
+    """Fits nothing: every method scores what is planted, in a trial what is planted for it."""
 
-    def __init__(self, scores: dict[str, float], dear: set[str]) -> None:
-        self.planted, self.dear = scores, dear
-        self.settings = {name: find_method(name).Settings() for name in scores}
-        self.calls: list[tuple[Any, ...]] = []
-        self.said: list[str] = []
-        self.reporter = SimpleNamespace(begin=lambda *a, **k: None, say=self.said.append)
+    planted: dict[str, float]
+    trials: dict[str, float]
+    dear: frozenset[str]
+    settings: dict[str, Any]
+    budget: int = 1000
+    out: Path = Path("run")
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def reporter(self) -> Any:
+        return SimpleNamespace(begin=lambda *a, **k: None, say=self.said.append)
+
+    @property
+    def _is_trial(self) -> bool:
+        assert (self.out.name == "trials") == (self.budget == 200)
+        return self.out.name == "trials"
 
     def fit(self, method: Any, seed: int, *, start: Any = None) -> None:
-        self.calls.append((method.name, seed, start))
-        if {method.name, f"{method.name} {seed}"} & self.dear:
+        kind = "trial" if self._is_trial else "whole"
+        self.calls.append((method.name, seed, start, kind))
+        least = getattr(self.settings[method.name], "least_steps", None)
+        assert least in (None, 16 if self._is_trial else 1)
+        if {method.name, f"{method.name} {seed}", f"{method.name} {kind}"} & self.dear:
             raise BudgetTooSmallError("too dear")
+
+    def is_validated(self, method: Any, seed: int) -> bool:
+        return False
+
+    def drop(self, method: Any, seed: int) -> None:
+        assert self._is_trial
+
+    def all_fitted(self) -> None:
+        assert self._is_trial
 
     def found(self, method: Any, seed: int) -> str:
         return f"{method.name} {seed}"
 
     def validated(self, method: Any, seed: int, counted: tuple[int, int]) -> np.ndarray:
-        right = round(ROWS * self.planted[method.name])
+        scores = self.trials if self._is_trial else self.planted
+        right = round(ROWS * scores.get(method.name, self.planted[method.name]))
         return np.array([1.0] * right + [0.0] * (ROWS - right))
+
+    def fitted(self, kind: str) -> set[str]:
+        return {call[0] for call in self.calls if call[3] == kind}
 
 
 def run(
-    scores: dict[str, float], dear: set[str] = frozenset()
+    scores: dict[str, float],
+    dear: set[str] = frozenset(),  # type: ignore[assignment]  # nothing changes it
+    trials: dict[str, float] | None = None,
 ) -> tuple[PlantedJobs, dict[str, list[int]], dict[str, str]]:
     known = {name: find_method(name) for name in scores}
-    planted: Any = PlantedJobs(scores, dear)
+    settings = {name: method.Settings() for name, method in known.items()}
+    planted = PlantedJobs(scores, trials or {}, frozenset(dear), settings)
     asked = [
         (known[name], seed)
         for name in scores
         for seed in ((0, 1, 2) if known[name].needs.seeds else (0,))
     ]
-    done, left_out = climb(planted, asked)
+    jobs: Any = planted
+    done, left_out = climb(jobs, asked)
     fitted: dict[str, list[int]] = {}
     for method, seed in done:
         fitted.setdefault(method.name, []).append(seed)
     return planted, fitted, {each.method: each.reason for each in left_out}
 
 
-def test_it_stops_where_two_rungs_bring_nothing() -> None:
+def test_it_stops_where_the_trials_of_two_rungs_bring_nothing() -> None:
     planted, fitted, left_out = run(
         {
             "full": 0.80,
@@ -74,21 +107,20 @@ def test_it_stops_where_two_rungs_bring_nothing() -> None:
         }
     )
     # Equal scores are no gain, so two rungs end the climb.
-    assert set(left_out) == {"lora", "full"}
+    assert planted.fitted("trial") == {"soft_prompt", "prefix"}
     assert "not climbed to" in left_out["lora"]
     assert "prompt_search" in left_out["full"]
-    assert list(fitted) == [
-        "tfidf",
-        "zero_shot",
-        "few_shot",
-        "prompt_search",
-        "soft_prompt",
-        "prefix",
-    ]
-    # What ties with the best has the other seeds; few_shot is clearly behind it.
-    assert fitted["prompt_search"] == fitted["prefix"] == [0, 1, 2]
-    assert fitted["few_shot"] == [0]
-    assert not any(call[0] in {"lora", "full"} for call in planted.calls)
+    # The best trial is fitted whole all the same; of equal ones the cheapest.
+    assert "left after its trial" in left_out["prefix"]
+    assert left_out.keys() == {"prefix", "lora", "full"}
+    # The cheapest within the noise of the best has the other seeds; few_shot is clearly behind it.
+    assert fitted == {
+        "tfidf": [0],
+        "zero_shot": [0],
+        "few_shot": [0],
+        "prompt_search": [0, 1, 2],
+        "soft_prompt": [0],
+    }
 
 
 def test_trained_rungs_begin_at_the_best_prompt_and_searches_anew() -> None:
@@ -103,22 +135,44 @@ def test_trained_rungs_begin_at_the_best_prompt_and_searches_anew() -> None:
             "full": 0.95,
         }
     )
-    assert left_out == {}
-    assert fitted["few_shot"] == [0]
-    starts = {name: start for name, seed, start in planted.calls if seed == 0}
-    assert starts == {
-        **dict.fromkeys(("zero_shot", "few_shot", "prompt_search")),
-        **dict.fromkeys(("soft_prompt", "prefix", "lora", "full"), "prompt_search 0"),
+    assert left_out.keys() == {"soft_prompt", "prefix", "lora"}
+    assert (
+        "20% of the budget: 80.0 on validation rows, where that of full had 95.0"
+        in left_out["prefix"]
+    )
+    trained, untrained = ("soft_prompt", "prefix", "lora", "full"), ("zero_shot", "few_shot")
+    assert planted.fitted("trial") == set(trained)
+    assert {(call[0], call[2]) for call in planted.calls} == {
+        *((name, None) for name in (*untrained, "prompt_search")),
+        *((name, "prompt_search 0") for name in trained),
     }
+    # Other seeds begin where the first did, with the whole budget.
     assert fitted["full"] == [0, 1, 2]
-    # Other seeds begin where the first did.
-    assert ("full", 1, "prompt_search 0") in planted.calls
+    assert ("full", 1, "prompt_search 0", "whole") in planted.calls
     assert any("a gain that pays" in line for line in planted.said)
 
 
-def test_a_tie_has_its_seeds_too() -> None:
-    _, fitted, _ = run({"zero_shot": 0.5, "soft_prompt": 0.9, "lora": 0.9})
-    assert fitted == {"zero_shot": [0], "soft_prompt": [0, 1, 2], "lora": [0, 1, 2]}
+def test_trials_that_tie_leave_the_best_and_the_cheapest() -> None:
+    scores = {"zero_shot": 0.5, "soft_prompt": 0.9, "prefix": 0.9, "lora": 0.9, "full": 0.9}
+    trials = {"soft_prompt": 0.88, "prefix": 0.883, "lora": 0.884, "full": 0.884}
+    _, fitted, left_out = run(scores, trials=trials)
+    # Whole, they tie, and the cheaper of the two has the other seeds.
+    assert fitted == {"zero_shot": [0], "prefix": [0, 1, 2], "lora": [0]}
+    assert left_out.keys() == {"soft_prompt", "full"}
+
+
+def test_a_trial_that_shows_no_gain_yet_is_fitted_whole_if_it_is_the_best() -> None:
+    scores = {"zero_shot": 0.5, "prompt_search": 0.8, "soft_prompt": 0.95, "prefix": 0.7}
+    _, fitted, _ = run(scores, trials={"soft_prompt": 0.75, "prefix": 0.7})
+    assert fitted["soft_prompt"] == [0, 1, 2]
+
+
+def test_what_is_too_dear_for_a_trial_is_fitted_whole_at_once() -> None:
+    scores = {"zero_shot": 0.5, "soft_prompt": 0.7, "lora": 0.9}
+    planted, fitted, left_out = run(scores, dear={"lora trial"})
+    assert fitted == {"zero_shot": [0], "soft_prompt": [0], "lora": [0, 1, 2]}
+    assert left_out == {}
+    assert [call[3] for call in planted.calls if call[0] == "lora"] == ["trial", *["whole"] * 3]
 
 
 def test_a_gain_is_a_point_and_a_standard_error() -> None:
@@ -147,6 +201,7 @@ def test_a_rung_that_was_not_paid_for_does_not_end_the_climb() -> None:
     scores = {"zero_shot": 0.5, "soft_prompt": 0.9, "prefix": 0.9, "lora": 0.8, "full": 0.5}
     _, fitted, left_out = run(scores, dear={"soft_prompt", "prefix"})
     assert fitted["lora"] == [0, 1, 2]
+    assert "left after its trial" in left_out.pop("full")
     assert left_out.keys() == {"soft_prompt", "prefix"}
     assert "not climbed to" not in str(left_out)
 
@@ -162,6 +217,10 @@ def test_nothing_at_all() -> None:
     _, fitted, left_out = run({"lora": 0.5}, dear={"lora"})
     assert fitted == {}
     assert set(left_out) == {"lora"}
+
+
+def no_fit(*a: Any, **k: Any) -> Any:
+    raise AssertionError("a fit that is there is made again")
 
 
 def test_a_climb_for_real_resumes_to_the_same_bytes(
@@ -195,6 +254,13 @@ def test_a_climb_for_real_resumes_to_the_same_bytes(
     assert again.code == 0, again.err
     assert bytes_of(out / "adaptations") == bytes_of(whole / "adaptations")
     assert not (out / "checkpoints").exists()
+    # Of a trial its scores and its cost are kept, and it is not made again.
+    kept = {path.relative_to(out / "trials").as_posix() for path in (out / "trials").rglob("*.*")}
+    name = "fits/soft_prompt-seed0"
+    assert kept == {f"{name}.json", f"{name}.validation.json"}
+    monkeypatch.setattr(jobs, "fit", no_fit)
+    third = tunewise("compare", data, "--out", out, *flags)
+    assert third.code == 0, third.err
     first, second = done.json["entries"], again.json["entries"]
     assert [(e["method"], e["test"]) for e in first] == [(e["method"], e["test"]) for e in second]
 

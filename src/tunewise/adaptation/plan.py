@@ -47,6 +47,7 @@ class TrainingPlan:
     Attributes:
         candidates: those that race, the method's default first; one, where there is no race.
         steps: exact number of optimizer steps; None for as many as budget and `epochs` allow.
+        least_steps: a budget that pays for fewer is refused, where `steps` is None.
         epochs: passes over the training rows at most, where `steps` is None.
         batch_size, warmup_steps, weight_decay, row_order, most_positions: see `LoopSettings`.
         decay: whether the learning rate falls to zero at the end.
@@ -57,6 +58,7 @@ class TrainingPlan:
 
     candidates: tuple[Candidate, ...]
     steps: int | None = None
+    least_steps: int = 1
     epochs: float = 10.0
     batch_size: int = 16
     warmup_steps: int = 4
@@ -136,9 +138,10 @@ def lay_out(
             stages = _stages(plan, count, steps, _trial(steps))
             return Layout(plan.candidates[:count], steps, _trial(steps), stages)
     steps = _affordable(passes, _free(remaining, judging))
-    if steps < (1 if plan.steps is None else plan.steps):
-        wanted = "one optimizer step" if plan.steps is None else f"{most} optimizer steps"
-        needed = judging + _passes(costs(), 1 if plan.steps is None else most)[-1]
+    fewest = min(plan.least_steps, most) if plan.steps is None else plan.steps
+    if steps < fewest:
+        wanted = "one optimizer step" if fewest == 1 else f"{fewest} optimizer steps"
+        needed = judging + _passes(costs(), fewest)[-1]
         raise BudgetTooSmallError(
             f"the budget does not pay for {wanted}",
             found=f"{remaining} token passes",

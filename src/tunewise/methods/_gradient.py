@@ -30,6 +30,9 @@ class TrainingSettings(MethodSettings):
     steps: int | None = Field(
         None, ge=1, description="exact number of optimizer steps, without a race; unset: by budget"
     )
+    least_steps: int = Field(
+        1, ge=1, description="fewest optimizer steps; a budget that pays for fewer is refused"
+    )
     epochs: float = Field(10.0, gt=0, description="passes over the training rows at most")
     warmup_steps: int = Field(4, ge=0, description="steps of the learning rate's linear rise")
     decay: bool = Field(True, description="let the learning rate fall to zero at the end")
