@@ -195,7 +195,7 @@ def test_a_planted_link_between_surprise_and_mistakes_is_found(
     picture = found.answered.pictures[0]
     lowest, _, highest = [each for each in picture.points if each.series in prompts]
     assert lowest.value == 0.0
-    assert highest.value == 1.0
+    assert highest.value == 100.0
 
 
 def test_no_link_is_told_as_none(small_run: Run, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 Scalar: TypeAlias = str | int | float
@@ -96,6 +96,11 @@ class Point:
     high: float | None = None
     at: float | None = None
     group: str = ""
+
+    def in_points(self) -> Point:
+        """A score or a share of 0 to 1 as reports show it: times 100."""
+        low, high = (None if end is None else 100 * end for end in (self.low, self.high))
+        return replace(self, value=100 * self.value, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True)

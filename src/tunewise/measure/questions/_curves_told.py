@@ -31,14 +31,18 @@ def pictures_of(
     for name, each in measured.items():
         for size, scores in sorted(each.items()):
             interval = mean_interval(scores)
-            points.append(Point(name, interval.value, interval.low, interval.high, float(size)))
+            point = Point(name, interval.value, interval.low, interval.high, float(size))
+            points.append(point.in_points())
     drawn = []
     for name, curve in curves.items():
         at = np.geomspace(curve.sizes[0], curve.sizes[-1] + more_rows, _DRAWN_POINTS)
         low, high = curve.band(at)
         values = zip(at, curve.at(at), low, high, strict=True)
-        drawn += [Point(name, float(v), float(lo), float(hi), float(x)) for x, v, lo, hi in values]
-    x, y = "training rows", "score on test rows"
+        drawn += [
+            Point(name, float(v), float(lo), float(hi), float(x)).in_points()
+            for x, v, lo, hi in values
+        ]
+    x, y = "training rows", "score on test rows, points"
     found = [Picture("Score by number of training rows", "lines", x, y, tuple(points), log_x=True)]
     if drawn:
         title = f"Fitted curves, drawn on to {more_rows:,} further rows"

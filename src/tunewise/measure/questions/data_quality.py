@@ -337,10 +337,10 @@ def _findings(found: Sequence[Measurement], candidates: Sequence[Candidate]) -> 
 
 def _pictures(found: Sequence[Measurement]) -> tuple[Picture, ...]:
     points = tuple(
-        Point(str(each.of.part["split"]), each.value, each.low, each.high)
+        Point(str(each.of.part["split"]), each.value, each.low, each.high).in_points()
         for each in figures(found, SHARE)
     )
-    return (Picture("Labels that look wrong", "dots", "share of rows", "", points),)
+    return (Picture("Labels that look wrong", "dots", "of 100 rows", "", points),)
 
 
 QUESTION = DataQuality()

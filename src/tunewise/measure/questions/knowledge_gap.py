@@ -273,13 +273,15 @@ def _pictures(
             interval = mean_interval([[scores[rows[int(index)].id] for index in part]])
             middle = float(np.mean([told[int(index)] for index in part]))
             points.append(
-                Point(subject.record.method, interval.value, interval.low, interval.high, middle)
+                Point(
+                    subject.record.method, interval.value, interval.low, interval.high, middle
+                ).in_points()
             )
     if not points:
         return ()
     title = "Score by how much the base can read out of the row"
     x = "bits that the row takes off the answer's surprise"
-    return (Picture(title, "lines", x, "score on test rows", tuple(points)),)
+    return (Picture(title, "lines", x, "score on test rows, points", tuple(points)),)
 
 
 def _findings(found: Sequence[Measurement]) -> tuple[str, ...]:

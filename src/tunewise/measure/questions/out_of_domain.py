@@ -300,13 +300,13 @@ def _turned(each: Figure) -> Figure:
 
 def _picture(found: Sequence[Measurement], where: str) -> tuple[Picture, ...]:
     points = tuple(
-        Point(each.about, each.value, each.low, each.high)
+        Point(each.about, each.value, each.low, each.high).in_points()
         for each in found
         if each.name == LOSS and each.value is not None
     )
     if not points:
         return ()
-    return (Picture(f"What is lost on {where}", "dots", "score lost (0 to 1)", "", points),)
+    return (Picture(f"What is lost on {where}", "dots", "score lost, points", "", points),)
 
 
 QUESTION = OutOfDomain()

@@ -238,11 +238,11 @@ def _sql_findings(found: Sequence[Measurement]) -> tuple[str, ...]:
 def _json_pictures(found: Sequence[Measurement]) -> tuple[Picture, ...]:
     def drawn(name: str, title: str, group: Callable[[Measurement], str]) -> Picture:
         points = tuple(
-            Point(each.about, each.value, each.low, each.high, group=group(each))
+            Point(each.about, each.value, each.low, each.high, group=group(each)).in_points()
             for each in found
             if each.name == name and each.value is not None
         )
-        return Picture(title, "dots", "share of answers", "", points)
+        return Picture(title, "dots", "of 100 answers", "", points)
 
     return (
         drawn(

@@ -293,12 +293,14 @@ def _pictures(found: Sequence[Measurement]) -> tuple[Picture, ...]:
         Point(
             each.of.about, each.value, each.low, each.high,
             group=f"{str(each.of.part['way']).replace('_', ' ')}, {each.of.part['added']} added",
-        )
+        ).in_points()
         for each in figures(found, "score")
     )  # fmt: skip
     if not points:
         return ()
-    return (Picture("Going on beside fitting anew", "dots", "score on test rows", "", points),)
+    return (
+        Picture("Going on beside fitting anew", "dots", "score on test rows, points", "", points),
+    )
 
 
 QUESTION = Update()
