@@ -1,0 +1,130 @@
+"""The real command with two replicas of a tiny real model; needs the extra `ray`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+
+import httpx2 as httpx
+import openai
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.serve.http.test_process import (
+    INPUTS,
+    Ground,
+    ask,
+    check_answers,
+    ground,
+    serving,
+    until,
+)
+
+from tunewise.serve.registry.registry import Registry
+from tunewise.serve.tenants.records import parse_grant
+from tunewise.serve.tenants.store import TenantStore
+
+pytest.importorskip("ray.serve")
+__all__ = ["ground"]  # a fixture of the one process's own tests
+WAIT_SECONDS = 120
+
+
+def replicas(process: psutil.Process) -> list[psutil.Process]:
+    return [each for each in process.children(recursive=True) if "ServeReplica" in _title(each)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def slots(client: httpx.Client, key: str) -> set[str]:
+    """The replicas that tell figures."""
+    answer = client.get("/metrics", headers={"authorization": f"Bearer {key}"})
+    families = {each.name: each for each in text_string_to_metric_families(answer.text)}
+    found = families.get("tunewise_engine_slots")
+    return set() if found is None else {each.labels["replica"] for each in found.samples}
+
+
+def operator_key(ground: Ground) -> str:
+    store = TenantStore(str(ground.registry / "keys.db"))
+    store.set_tenant("operator")
+    _, key = store.make_key("operator", [parse_grant("administer")])
+    store.close()
+    return key.text
+
+
+def listening(processes: list[psutil.Process]) -> set[str]:
+    """The addresses they listen on."""
+    found = set()
+    for each in processes:
+        try:
+            connections = each.net_connections("tcp")
+        except psutil.Error:
+            continue
+        found |= {held.laddr.ip for held in connections if held.status == psutil.CONN_LISTEN}
+    return found
+
+
+def test_two_replicas_are_one_server(ground: Ground) -> None:
+    key = operator_key(ground)
+    with serving(ground, "--replicas", "2", "--drain-seconds", "60") as (process, client):
+        check_answers(ground, client)
+        driver = psutil.Process(process.pid)
+        assert len(replicas(driver)) == 2
+        everything = driver.children(recursive=True)
+        assert listening([driver, *everything]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+        assert len(slots(client, key)) == 2
+        # Outcomes reach the replica that gave the answer, wherever they come in.
+        official = openai.OpenAI(api_key=ground.key, base_url=f"{client.base_url}/v1")
+        for index in range(8):
+            answer = official.chat.completions.create(
+                model="acme/labels", messages=[{"role": "user", "content": INPUTS[index % 6]}]
+            )
+            told = client.post("/v1/feedback", json={"id": answer.id, "score": 1})
+            assert told.status_code == 200, told.text
+        raw = client.post("/v1/completions", json={"model": "base", "prompt": "a", "max_tokens": 1})
+        assert len(raw.headers.get_list("x-request-id")) == 1
+        killed_replica_is_replaced(ground, client, driver, key)
+        left_in_order(ground, process, client)
+    gone, alive = psutil.wait_procs(everything, timeout=20)
+    assert not alive
+    store = TenantStore(str(ground.registry / "keys.db"))
+    used = Counter({name[2]: each.requests for name, each in store.usage(tenant="acme").items()})
+    assert used["acme/labels"] >= 8
+    assert used["@base"] >= 2
+    store.close()
+    registry = Registry.open(str(ground.registry))
+    with registry.database.reading() as connection:  # all leases were given back
+        assert connection.exec_driver_sql("select count(*) from leases").scalar() == 0
+    registry.close()
+
+
+def killed_replica_is_replaced(
+    ground: Ground, client: httpx.Client, driver: psutil.Process, key: str
+) -> None:
+    """The other one answers meanwhile."""
+    before = slots(client, key)
+    os.kill(replicas(driver)[0].pid, signal.SIGKILL)
+    time.sleep(1)
+    for index in range(6):
+        assert ask(client, "labels", index) == ground.answers["labels"][index].text
+    until(lambda: len(slots(client, key)) == 2 and slots(client, key) != before, WAIT_SECONDS)
+
+
+def left_in_order(ground: Ground, process: object, client: httpx.Client) -> None:
+    """A long answer ends as if nothing had come; new requests are told."""
+    long = {"model": "base", "prompt": "abc", "max_tokens": 300, "stream": True}
+    with client.stream("POST", "/v1/completions", json=long) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)  # type: ignore[attr-defined]  # a Popen
+        until(lambda: client.get("/readyz").status_code == 503, 10)
+        asked = client.post("/v1/completions", json={"model": "base", "prompt": "a"})
+        assert (asked.status_code, asked.json()["error"]["code"]) == (503, "unavailable")
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert process.wait(WAIT_SECONDS) == 0  # type: ignore[attr-defined]  # a Popen
