@@ -58,6 +58,10 @@ def check_replicas(values: dict[str, Any]) -> None:
             found=f"--engine {values['engine']} --replicas {values['replicas']}",
             fix="leave --replicas out: a vLLM server is scaled by its own settings",
         )
+    if values["ray_address"] is not None and values["port"] == 0:
+        raise ConfigError(
+            "in a cluster the port must be known beforehand", found="--port 0", expected="a port"
+        )
     from tunewise.serve.replicas.driver import require_ray
 
     require_ray(values["ray_address"])

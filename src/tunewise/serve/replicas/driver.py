@@ -37,6 +37,8 @@ ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0"}  # nothing is reported to anybody
 ON_THIS_MACHINE = {
     # The name is of where this is the default: Ray's own ports listen on the loopback alone.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray's processes take orders from nobody who has not the token in the user's folder.
+    "RAY_AUTH_MODE": "token",
     # A proxy that would have every replica listen for others.
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
     # Ray's workers give way to everything else, as is right for batch work.
@@ -101,7 +103,7 @@ def serve_replicas(make: Callable[[], Service], settings: Settings, layout: Layo
         layout: how many and where.
 
     Raises:
-        ConfigError: Ray is not installed.
+        ConfigError: Ray is not installed, or the cluster serves Tunewise already.
         UnavailableError: the address cannot be listened on, or there is no such cluster.
         RunError: the replicas did not start.
     """
@@ -109,7 +111,9 @@ def serve_replicas(make: Callable[[], Service], settings: Settings, layout: Layo
     for name in ("ray", "ray.serve"):  # they would write in words of their own
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    port = _free_port(layout.host, layout.port)
+    port = layout.port
+    if layout.address is None:  # in a cluster the proxy runs on another machine
+        port = _free_port(layout.host, port)
     leaving = _Leaving()
     with _gathered(layout) as place, _ray(layout), leaving:
         handle = _deployed(make, settings, layout, port, place)
@@ -223,6 +227,12 @@ def _deployed(
         },
         logging_config=quiet,
     )
+    if APP in serve.status().applications:
+        raise ConfigError(
+            "this cluster serves Tunewise already, and would change over to this one",
+            found=f"the application {APP!r}",
+            fix="end the other first, or take another cluster",
+        )
     try:
         return serve.run(
             deployment.bind(make, place), name=APP, route_prefix="/", logging_config=quiet

@@ -25,11 +25,13 @@ class Replica:
 
     Args:
         make: makes engine, registry, tenants and limits.
-        log_place: where log lines go; None for this process's standard error.
+        log_place: where log lines go on this machine; None in a cluster, for Ray's own log.
     """
 
     def __init__(self, make: Callable[[], Service], log_place: str | None) -> None:
         handlers_to(sys.stderr if log_place is None else lines_to(log_place))
+        if log_place is not None:
+            _listen_here_only()
         self._service = make()
         self._service.peers = _Peers()
 
@@ -67,6 +69,19 @@ class Replica:
         self._service.leaving = True
         self._service.closed = closed
         return self._service.inside
+
+
+def _listen_here_only() -> None:
+    """Ray has a port of each replica listen on all addresses, and no setting for it.
+
+    What is sent there is unpickled; it asks for Ray's token, but need not be reached at all.
+    """
+    from ray.serve._private import replica as ray_replica
+
+    name = "add_port_to_grpc_server"
+    bind = getattr(ray_replica, name, None)
+    if bind is not None:
+        setattr(ray_replica, name, lambda server, _: bind(server, "127.0.0.1:0"))
 
 
 def _without_id(app: ASGIApp) -> ASGIApp:
