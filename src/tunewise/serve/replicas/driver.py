@@ -9,6 +9,7 @@ were told of a page that does not exist; so requests are waited for before it is
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -84,7 +85,7 @@ def require_ray(address: str | None) -> None:
     """
     os.environ.update(ALWAYS if address is not None else {**ALWAYS, **ON_THIS_MACHINE})
     try:
-        import ray.serve  # noqa: F401
+        importlib.import_module("ray.serve")
     except ImportError as error:
         raise ConfigError(
             "several replicas need Ray Serve, which is not installed",
@@ -172,6 +173,8 @@ def _ray(layout: Layout) -> Iterator[None]:
     import ray
 
     common: dict[str, Any] = {"configure_logging": False, "namespace": APP}
+    if layout.address is not None:
+        _reach(layout.address)
     try:
         if layout.address is None:
             ray.init(
@@ -185,7 +188,7 @@ def _ray(layout: Layout) -> Iterator[None]:
         else:
             named = {name: os.environ[name] for name in os.environ if name.startswith(PASSED_ON)}
             ray.init(layout.address, runtime_env={"env_vars": named}, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray's own, and plain ones where a part of it is too slow
         raise UnavailableError(
             "Ray does not start" if layout.address is None else "there is no such Ray cluster",
             found=_first_line(error),
@@ -218,16 +221,13 @@ def _deployed(
         graceful_shutdown_timeout_s=max(settings.drain_seconds, ASKED_SECONDS),
         max_constructor_retry_count=2,
     )
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={
-            "host": layout.host,
-            "port": port,
-            "keep_alive_timeout_s": IDLE_SECONDS,
-        },
-        logging_config=quiet,
-    )
-    if APP in serve.status().applications:
+    http = {"host": layout.host, "port": port, "keep_alive_timeout_s": IDLE_SECONDS}
+    try:
+        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
+        taken = APP in serve.status().applications
+    except Exception as error:  # whatever Ray raises
+        raise UnavailableError("Ray Serve does not start", found=_first_line(error)) from error
+    if taken:
         raise ConfigError(
             "this cluster serves Tunewise already, and would change over to this one",
             found=f"the application {APP!r}",
@@ -237,13 +237,13 @@ def _deployed(
         return serve.run(
             deployment.bind(make, place), name=APP, route_prefix="/", logging_config=quiet
         )
-    except RuntimeError as error:
+    except Exception as error:  # whatever Ray raises
         with contextlib.suppress(Exception):
             serve.delete(APP)
         raise RunError(
             "the replicas did not start",
             found=_first_line(error),
-            fix="`tunewise serve` without --replicas tells the reason; see also the log",
+            fix="the log tells the reason, and `tunewise serve` without --replicas does",
         ) from error
 
 
@@ -285,6 +285,25 @@ def _free_port(host: str, port: int) -> int:
             "the server cannot listen there",
             found=f"{host}:{port}: {error.strerror}",
             fix="choose another --host or --port",
+        ) from error
+
+
+def _reach(address: str) -> None:
+    """Knock at a cluster's door: Ray would try for minutes.
+
+    Raises:
+        UnavailableError: nobody opens.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", which Ray looks up
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ASKED_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UnavailableError(
+            "there is no such Ray cluster",
+            found=f"{address}: {error}",
+            expected="the address of its head, which `ray status` tells",
         ) from error
 
 

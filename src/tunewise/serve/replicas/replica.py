@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunewise.errors import TunewiseError, UnavailableError, UnknownNameError
 from tunewise.serve.http.app import application
-from tunewise.serve.http.logs import handlers_to
+from tunewise.serve.http.logs import fault_fields, handlers_to
 from tunewise.serve.http.peers import joined, labelled
 from tunewise.serve.http.service import Service
 from tunewise.serve.replicas.lines import lines_to
 
 PEER_SECONDS = 5.0
+log = logging.getLogger("tunewise.serve")
 
 
 class Replica:
@@ -32,7 +34,13 @@ class Replica:
         handlers_to(sys.stderr if log_place is None else lines_to(log_place))
         if log_place is not None:
             _listen_here_only()
-        self._service = make()
+        try:
+            self._service = make()
+        except Exception as error:
+            # The command learns from Ray that it failed, and not why.
+            fields = {"event": "replica did not start", **fault_fields(error)}
+            log.error("replica did not start", extra={"fields": fields})
+            raise
         self._service.peers = _Peers()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
