@@ -15,12 +15,14 @@ from tunewise.cli.keys import keys_place
 from tunewise.cli.options import base_option, dtype_option
 from tunewise.cli.registry_place import place_options
 from tunewise.cli.serve_engine import MIB, check_engine, engine_options, make_engine
+from tunewise.cli.serve_replicas import check_replicas, replica_options, run_replicas
 from tunewise.config import DEFAULT_BASE
 from tunewise.errors import ConfigError
 
 if TYPE_CHECKING:
     from tunewise.adaptation.bundle import Adaptation
     from tunewise.serve.http.service import Service
+    from tunewise.serve.http.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +66,7 @@ def limit_options(function: F) -> F:
 @click.option("--no-probes", is_flag=True, help="ask uploads nothing; they promote by reason only")
 @click.option("--log-prompts", is_flag=True, help="prompts and answers stand in the log")
 @engine_options
+@replica_options
 @limit_options
 @place_options
 @base_option
@@ -84,21 +87,20 @@ def serve_command(**values: Any) -> None:
             fix="pip install 'tunewise[serve]'",
         ) from error
     check_engine(values)
+    check_replicas(values)
     handlers_to(sys.stderr)
+    if values["replicas"] is not None:
+        run_replicas(_service, _settings(values), values)
+        return
     service = _service(values)
     serve(service, host=values["host"], port=values["port"])
 
 
-def _service(values: dict[str, Any]) -> Service:
-    from tunewise.model.base import load_base
-    from tunewise.serve.http.registry_shelf import RegistryShelf
-    from tunewise.serve.http.service import Service
+def _settings(values: dict[str, Any]) -> Settings:
     from tunewise.serve.http.settings import Settings
-    from tunewise.serve.http.traces import tracer_from_environment
-    from tunewise.serve.registry.registry import Registry, default_place
-    from tunewise.serve.tenants.store import TenantStore
 
-    settings = Settings(
+    replicas = values["replicas"]
+    return Settings(
         body_bytes=values["body_mib"] * MIB,
         upload_bytes=values["upload_mib"] * MIB,
         request_seconds=values["request_seconds"],
@@ -109,7 +111,18 @@ def _service(values: dict[str, Any]) -> Service:
         operator=values["operator"],
         grace_seconds=values["grace_seconds"],
         drain_seconds=values["drain_seconds"],
+        processes=1 if replicas is None else replicas,
     )
+
+
+def _service(values: dict[str, Any]) -> Service:
+    from tunewise.model.base import load_base
+    from tunewise.serve.http.registry_shelf import RegistryShelf
+    from tunewise.serve.http.service import Service
+    from tunewise.serve.http.traces import tracer_from_environment
+    from tunewise.serve.registry.registry import Registry, default_place
+    from tunewise.serve.tenants.store import TenantStore
+
     tracer = tracer_from_environment()
     place = default_place() if values["place"] is None else values["place"]
     registry = Registry.open(place, files=values["files"])
@@ -126,7 +139,7 @@ def _service(values: dict[str, Any]) -> Service:
         holder=f"server on {socket.gethostname()}, process {os.getpid()}",
         check=check,
     )
-    return Service(engine, shelf, store, settings, tracer)
+    return Service(engine, shelf, store, _settings(values), tracer)
 
 
 class _Probes:

@@ -174,3 +174,69 @@ def test_many_threads_admit_exactly_the_limit() -> None:
         each.join()
     assert len(admitted) == 100
     assert sum(used.requests for used in limits.take_usage().values()) == 100
+
+
+def test_processes_share_a_minutes_limits_and_refuse_nothing_that_one_would_allow() -> None:
+    clock = Clock(MIDNIGHT)
+    pair = [Limiter(processes=2, monotonic=clock, wall=clock) for _ in range(2)]
+    caller = holder(requests_per_minute=30, tokens_per_minute=1000)
+    admitted = 0
+    for _ in range(600):
+        for limits in pair:
+            try:
+                limits.admit(caller, "x", 10).close(Usage(1, 10, 0))
+                admitted += 1
+            except QuotaError:
+                pass
+        clock.now += 1
+    # A full bucket in the beginning, then the rate: for both together what one would admit.
+    assert 30 + 300 - 2 <= admitted <= 30 + 300 + 2
+    # A request over a process's share, and within the limit, goes and leaves a debt.
+    wide = Limiter(processes=4, monotonic=clock, wall=clock)
+    wide.admit(holder(tokens_per_minute=1000), "x", 900).close(Usage(1, 900, 0))
+    with pytest.raises(QuotaError) as error:
+        wide.admit(holder(tokens_per_minute=1000), "x", 1)
+    wait = error.value.retry_after_seconds
+    assert wait == pytest.approx((900 - 250 + 1) / 250 * 60)
+    with pytest.raises(QuotaError, match="more than the limit"):
+        wide.admit(holder(tokens_per_minute=1000), "x", 1001)
+
+
+@pytest.mark.parametrize(("streams", "processes", "each"), [(4, 2, 2), (3, 2, 2), (1, 3, 1)])
+def test_requests_at_once_are_shared_and_rounded_up(
+    streams: int, processes: int, each: int
+) -> None:
+    limits = Limiter(processes=processes)
+    for _ in range(each):
+        limits.admit(holder(streams=streams), "x", 1)
+    with pytest.raises(QuotaError):
+        limits.admit(holder(streams=streams), "x", 1)
+
+
+def test_the_days_tokens_of_other_processes_count_once_learned() -> None:
+    clock = Clock(MIDNIGHT)
+    ours, theirs = limiter(clock), limiter(clock)
+    caller, day = holder(tokens_per_day=1000), "2023-11-15"
+    running = ours.admit(caller, "x", 100)
+    ours.admit(caller, "x", 100).close(Usage(1, 50, 0))
+    theirs.admit(caller, "x", 400).close(Usage(1, 400, 0))
+    # Theirs is stored; of ours nothing yet: 400 there, 50 used here and 100 that may be.
+    stored = {"acme": sum(used.tokens for used in theirs.take_usage().values())}
+    ours.learn(day, stored)
+    with pytest.raises(QuotaError):
+        ours.admit(caller, "x", 451)
+    last = ours.admit(caller, "x", 450)
+    # Ours is stored too, and everything ends: nothing counts twice.
+    running.close(Usage(1, 100, 0))
+    last.close(Usage(1, 0, 0))
+    stored["acme"] += sum(used.tokens for used in ours.take_usage().values())
+    ours.learn(day, stored)
+    assert stored["acme"] == 550
+    ours.admit(caller, "x", 450).close(Usage(1, 0, 0))
+    with pytest.raises(QuotaError):
+        ours.admit(caller, "x", 451)
+    # What is told of another day is not counted.
+    ours.learn("2023-11-14", {"acme": 10_000})
+    ours.admit(caller, "x", 450).close(Usage(1, 0, 0))
+    clock.now += DAY_SECONDS
+    ours.admit(caller, "x", 1000)

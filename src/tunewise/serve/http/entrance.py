@@ -54,6 +54,7 @@ class Entrance:
         if LENT_ID.fullmatch(lent) and "tw_" not in lent:  # a key is no id
             call.id = lent
         scope[STATE] = call
+        self._service.inside += 1
         answer = _Answer(send, call)
         with self._service.tracer.span(scope["method"], headers) as span:
             try:
@@ -63,6 +64,7 @@ class Entrance:
             except Exception as error:
                 await answer.refuse(unexpected(), error)
             finally:
+                self._service.inside -= 1
                 self._tell(scope, call)
                 name = f"{scope['method']} {call.endpoint}"
                 span.note(name, _span_facts(scope, call), failed=call.failed)
@@ -73,7 +75,7 @@ class Entrance:
         call: Call = scope[STATE]
         settings = self._service.settings
         if scope["path"] not in OPEN:
-            if self._service.leaving and settings.grace_seconds == 0:
+            if self._service.closed or (self._service.leaving and settings.grace_seconds == 0):
                 raise UnavailableError("the server is about to stop")
             call.principal = await self._principal(scope, headers)
         if scope["method"] == "POST" and UPLOAD.fullmatch(scope["path"]):

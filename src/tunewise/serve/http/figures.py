@@ -63,6 +63,17 @@ class _Of(CollectorRegistry):
                 yield metric
 
 
+class _Given(CollectorRegistry):
+    """Figures that were read already."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
 class Figures:
     """Counts of one server.
 
@@ -129,6 +140,15 @@ class Figures:
         for kind in ("prompt", "cached", "completion"):
             self._tokens.labels(tenant, kind).inc(figures.get(f"{kind}_tokens", 0))
 
-    def text(self, tenant: str | None) -> bytes:
-        """In Prometheus's text format; of one tenant, or None for all and the engine's."""
-        return generate_latest(self._all if tenant is None else _Of(self._all, tenant))
+    def metrics(self, tenant: str | None) -> list[Metric]:
+        """As they are now; of one tenant, or None for all and the engine's."""
+        return list((self._all if tenant is None else _Of(self._all, tenant)).collect())
+
+
+def text_of(metrics: Iterable[Metric]) -> bytes:
+    """Figures in Prometheus's text format.
+
+    Args:
+        metrics: each name once.
+    """
+    return generate_latest(_Given(metrics))

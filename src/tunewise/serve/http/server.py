@@ -44,6 +44,25 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+def refuse_strangers(host: str, *, unlocked: bool) -> None:
+    """Let nobody from elsewhere in where no keys are asked for.
+
+    Args:
+        host: address to listen on.
+        unlocked: whether everybody may do everything.
+
+    Raises:
+        ConfigError: it would be open to others than this machine.
+    """
+    if unlocked and host not in LOOPBACK:
+        raise ConfigError(
+            "a server without keys is for this machine alone",
+            found=f"--host {host}",
+            expected=f"one of {', '.join(sorted(LOOPBACK))}",
+            fix="make keys (`tunewise keys create`) and leave --open out",
+        )
+
+
 def serve(service: Service, *, host: str, port: int) -> None:
     """Listen and answer until a signal comes.
 
@@ -56,13 +75,7 @@ def serve(service: Service, *, host: str, port: int) -> None:
         ConfigError: without keys it would be open to others than this machine.
         UnavailableError: the address cannot be listened on.
     """
-    if service.store is None and host not in LOOPBACK:
-        raise ConfigError(
-            "a server without keys is for this machine alone",
-            found=f"--host {host}",
-            expected=f"one of {', '.join(sorted(LOOPBACK))}",
-            fix="make keys (`tunewise keys create`) and leave --open out",
-        )
+    refuse_strangers(host, unlocked=service.store is None)
     config = uvicorn.Config(
         application(service),
         host=host,

@@ -18,6 +18,7 @@ from tunewise.serve.contract import Engine
 from tunewise.serve.http.figures import Figures
 from tunewise.serve.http.logs import fault_fields
 from tunewise.serve.http.models import Model
+from tunewise.serve.http.peers import Peers
 from tunewise.serve.http.running import in_thread
 from tunewise.serve.http.settings import Settings
 from tunewise.serve.http.shelf import Shelf
@@ -73,7 +74,7 @@ class Service:
         self.engine, self.shelf, self.settings, self.store = engine, shelf, settings, store
         self.tracer = Tracer() if tracer is None else tracer
         self.door = None if store is None else Door(store)
-        self.limiter = Limiter(_spent_today(store))
+        self.limiter = Limiter(_spent_today(store, _today()), processes=settings.processes)
         slots = settings.places
         self.turnstile = Turnstile(
             engine.stats().slots + READY_PLACES if slots is None else slots,
@@ -89,7 +90,10 @@ class Service:
         # Hashing keys must not hold up what needs no hashing, however many wrong ones come.
         self._hashing = ThreadPoolExecutor(HASHING, thread_name_prefix="tunewise-keys")
         self._hashes = 0
-        self.leaving = False
+        self.peers: Peers | None = None
+        # Told to leave; and then, that nothing new is taken. Requests that are in the house.
+        self.leaving = self.closed = False
+        self.inside = 0
         self._uploads = 0
         self._checked_at = -math.inf
         self._answers: OrderedDict[str, Answered] = OrderedDict()
@@ -127,25 +131,44 @@ class Service:
         while len(self._answers) > ANSWERS_KEPT:
             self._answers.popitem(last=False)
 
-    def take_outcome(self, request: str, tenant: str) -> Model:
-        """What gave an answer; each takes one outcome.
+    async def outcome(self, request: str, tenant: str, score: float) -> str:
+        """Note how good an answer was; each takes one outcome.
+
+        Args:
+            request: the answer's id.
+            tenant: who tells.
+            score: 0 wrong, 1 right.
+
+        Returns:
+            The label of the model that gave it.
 
         Raises:
-            UnknownNameError: no such answer was given to this tenant lately, or its outcome was
-                told before.
+            UnknownNameError: this process gave no such answer to this tenant lately, or its
+                outcome was told before.
+            UnavailableError: it could not be stored.
         """
+        held = self._take_outcome(request, tenant)
+        model = held.model
+
+        def note() -> None:
+            if model.choice is not None:
+                self.shelf.outcome(model.choice, request=request, key=model.key, score=score)
+
+        try:
+            await in_thread(self.pool, note)
+        except BaseException:
+            held.told = False  # it may be told again
+            raise
+        return model.label
+
+    def _take_outcome(self, request: str, tenant: str) -> Answered:
         held = self._answers.get(request)
         if held is None or held.tenant != tenant:
             raise UnknownNameError("answer", request[:64], (), fix="use the id of a recent answer")
         if held.told:
             raise UnknownNameError("answer without an outcome", request[:64], ())
         held.told = True
-        return held.model
-
-    def put_outcome_back(self, request: str) -> None:
-        """The outcome could not be stored; it may be told again."""
-        if (held := self._answers.get(request)) is not None:
-            held.told = False
+        return held
 
     @contextlib.contextmanager
     def uploading(self) -> Iterator[None]:
@@ -180,10 +203,14 @@ class Service:
     def store_usage(self) -> None:
         """Write what was used since the last time; kept for the next where that fails."""
         used = self.limiter.take_usage()
-        if self.store is None or not used:
+        if self.store is None:
             return
         try:
-            self.store.add_usage(used)
+            if used:
+                self.store.add_usage(used)
+                used = {}
+            day = _today()
+            self.limiter.learn(day, _spent_today(self.store, day))
         except Exception as error:  # whatever it is, nothing is lost and the next time comes
             self.limiter.put_back(used)
             log.error(
@@ -222,10 +249,13 @@ class Service:
                 each()
 
 
-def _spent_today(store: TenantStore | None) -> dict[str, int]:
+def _today() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).strftime(DAY)
+
+
+def _spent_today(store: TenantStore | None, today: str) -> dict[str, int]:
     if store is None:
         return {}
-    today = datetime.fromtimestamp(time.time(), UTC).strftime(DAY)
     spent: dict[str, int] = {}
     for (_, tenant, _), used in store.usage(day=today).items():
         spent[tenant] = spent.get(tenant, 0) + used.tokens

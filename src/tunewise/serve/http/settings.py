@@ -32,6 +32,7 @@ class Settings:
         usage_seconds: how often usage is written to the database.
         grace_seconds: how long requests are still taken after SIGTERM, while /readyz says no.
         drain_seconds: how long running requests may go on afterwards.
+        processes: servers that answer for the same tenants, this one among them.
     """
 
     body_bytes: int = 4 * MIB
@@ -51,6 +52,7 @@ class Settings:
     usage_seconds: float = 10.0
     grace_seconds: float = 0.0
     drain_seconds: float = 60.0
+    processes: int = 1
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

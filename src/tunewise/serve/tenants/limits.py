@@ -3,10 +3,14 @@
 Each rate is a bucket that fills evenly and holds a minute's worth (a token bucket; Turner 1986).
 Tokens are taken before a request runs, at the most it may use, and what it did not use is given
 back when it ends: so the limit holds at every moment, whatever the requests turn out to need.
+
+Where several processes answer for the same tenants, each lets an equal share of a minute's limits
+and of the requests at once through. Of the day's tokens they learn now and then what all used.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,13 +32,13 @@ class _Bucket:
     left: float
     at: float
 
-    def fill(self, now: float, per_minute: int) -> None:
+    def fill(self, now: float, per_minute: float) -> None:
         grown = self.left + (now - self.at) * per_minute / MINUTE_SECONDS
-        self.left, self.at = min(grown, float(per_minute)), now
+        self.left, self.at = min(grown, per_minute), now
 
-    def wait_seconds(self, amount: float, per_minute: int) -> float:
+    def wait_seconds(self, amount: float, per_minute: float) -> float:
         """How long until this much is there; what is over the whole bucket waits for a full one."""
-        short = min(amount, float(per_minute)) - self.left
+        short = min(amount, per_minute) - self.left
         return max(0.0, short * MINUTE_SECONDS / per_minute)
 
 
@@ -47,6 +51,7 @@ class _Tenant:
     streams: int = 0
     day: str = ""
     day_tokens: int = 0
+    running_tokens: int = 0  # of the day's, those of requests that have not ended
     used: dict[UsageKey, Usage] = field(default_factory=dict)
 
 
@@ -55,6 +60,7 @@ class Limiter:
 
     Args:
         spent_today: tokens used today by tenant, from earlier processes.
+        processes: that answer for the same tenants, this one among them.
         monotonic: a clock for rates, in seconds.
         wall: seconds since the epoch, for days.
     """
@@ -63,10 +69,11 @@ class Limiter:
         self,
         spent_today: Mapping[str, int] | None = None,
         *,
+        processes: int = 1,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._monotonic, self._wall = monotonic, wall
+        self._monotonic, self._wall, self._processes = monotonic, wall, processes
         self._lock = threading.Lock()
         today = self._today()
         spent = {} if spent_today is None else spent_today
@@ -93,6 +100,7 @@ class Limiter:
             if held.tokens is not None:
                 held.tokens.left -= tokens
             held.day_tokens += tokens
+            held.running_tokens += tokens
             held.streams += 1
         return Permit(self, principal, adaptation, tokens, held.day)
 
@@ -107,6 +115,7 @@ class Limiter:
                 held.tokens.left -= tokens
             if held.day == permit.day:
                 held.day_tokens += tokens
+                held.running_tokens += tokens
 
     def settle(self, permit: Permit, used: Usage) -> None:
         """Give back what a request did not use; called by `Permit.close`."""
@@ -118,6 +127,7 @@ class Limiter:
                 held.tokens.left += unused
             if held.day == permit.day:
                 held.day_tokens -= unused
+                held.running_tokens -= permit.tokens
             place = (self._today(), permit.principal.tenant, permit.adaptation)
             held.used[place] = held.used.get(place, Usage()) + used
 
@@ -136,6 +146,22 @@ class Limiter:
                 held = self._tenants.setdefault(place[1], _Tenant())
                 held.used[place] = held.used.get(place, Usage()) + more
 
+    def learn(self, day: str, stored: Mapping[str, int]) -> None:
+        """Count what other processes used of the day's tokens.
+
+        Args:
+            day: of the count.
+            stored: tokens of every tenant that are in the database, this process's among them.
+        """
+        with self._lock:
+            if day != self._today():
+                return
+            for name, tokens in stored.items():
+                held = self._tenants.setdefault(name, _Tenant())
+                self._turn_day(held, day)
+                own = sum(used.tokens for place, used in held.used.items() if place[0] == day)
+                held.day_tokens = tokens + own + held.running_tokens
+
     def streams(self) -> dict[str, int]:
         """Requests that run now, by tenant."""
         with self._lock:
@@ -146,17 +172,27 @@ class Limiter:
 
     def _refresh(self, held: _Tenant, quota: Quota) -> None:
         """Let time pass: buckets fill, a new day begins, changed limits take effect."""
-        now, today = self._monotonic(), self._today()
-        held.requests = _refilled(held.requests, now, quota.requests_per_minute)
-        held.tokens = _refilled(held.tokens, now, quota.tokens_per_minute)
+        now = self._monotonic()
+        held.requests = _refilled(held.requests, now, self._own(quota.requests_per_minute))
+        held.tokens = _refilled(held.tokens, now, self._own(quota.tokens_per_minute))
+        self._turn_day(held, self._today())
+
+    def _own(self, per_minute: int | None) -> float | None:
+        """This process's share of a rate."""
+        return None if per_minute is None else per_minute / self._processes
+
+    @staticmethod
+    def _turn_day(held: _Tenant, today: str) -> None:
         if held.day != today:
-            held.day, held.day_tokens = today, 0
+            held.day, held.day_tokens, held.running_tokens = today, 0, 0
 
     def _check(self, held: _Tenant, quota: Quota, tokens: int) -> None:
-        if quota.streams is not None and held.streams >= quota.streams:
-            raise _over("requests that run at once", quota.streams, 1.0)
+        # Rounded up: what shares would leave over is let through rather than refused.
+        streams = None if quota.streams is None else math.ceil(quota.streams / self._processes)
+        if streams is not None and held.streams >= streams:
+            raise _over("requests that run at once", streams, 1.0)
         if held.requests is not None and quota.requests_per_minute is not None:
-            wait = held.requests.wait_seconds(1, quota.requests_per_minute)
+            wait = held.requests.wait_seconds(1, quota.requests_per_minute / self._processes)
             if wait > 0:
                 raise _over("requests a minute", quota.requests_per_minute, wait)
         self._check_tokens(held, quota, tokens, 0)
@@ -166,7 +202,9 @@ class Limiter:
         if held.tokens is not None and quota.tokens_per_minute is not None:
             if tokens + taken > quota.tokens_per_minute:
                 raise _never("tokens a minute", quota.tokens_per_minute, tokens + taken)
-            wait = held.tokens.wait_seconds(tokens, quota.tokens_per_minute)
+            # One request may ask for more than the share, up to the limit: it waits for a full
+            # bucket and leaves a debt.
+            wait = held.tokens.wait_seconds(tokens, quota.tokens_per_minute / self._processes)
             if wait > 0:
                 raise _over("tokens a minute", quota.tokens_per_minute, wait)
         if quota.tokens_per_day is not None:
@@ -218,11 +256,11 @@ class Permit:
             self._limiter.settle(self, used)
 
 
-def _refilled(bucket: _Bucket | None, now: float, per_minute: int | None) -> _Bucket | None:
+def _refilled(bucket: _Bucket | None, now: float, per_minute: float | None) -> _Bucket | None:
     if per_minute is None:
         return None
     if bucket is None:
-        return _Bucket(float(per_minute), now)
+        return _Bucket(per_minute, now)
     bucket.fill(now, per_minute)
     return bucket
 

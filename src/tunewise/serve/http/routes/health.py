@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from tunewise.errors import ForbiddenError, TunewiseError
 from tunewise.serve.http.calls import caller_of
+from tunewise.serve.http.figures import text_of
 from tunewise.serve.http.running import in_thread
 from tunewise.serve.http.service import Service
 from tunewise.serve.tenants.records import BASE, Right
@@ -44,7 +45,8 @@ def health_routes(service: Service) -> APIRouter:
                 expected="a key with the right administer:* or administer:@base",
             )
         whole = service.store is None or principal.tenant == service.settings.operator
-        text = service.figures.text(None if whole else principal.tenant)
-        return Response(text, media_type=PROMETHEUS)
+        tenant, peers = None if whole else principal.tenant, service.peers
+        metrics = service.figures.metrics(tenant) if peers is None else await peers.figures(tenant)
+        return Response(text_of(metrics), media_type=PROMETHEUS)
 
     return routes

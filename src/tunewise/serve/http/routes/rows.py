@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from tunewise.errors import DataError
+from tunewise.errors import DataError, UnknownNameError
 from tunewise.serve.contract import Finished, Ready, Sampling
 from tunewise.serve.http.bodies import ClassifyBody, EmbeddingsBody, FeedbackBody
 from tunewise.serve.http.calls import call_of, caller_of
@@ -15,7 +15,7 @@ from tunewise.serve.http.models import Model
 from tunewise.serve.http.rendering import Prompt, prompts_of, texts_render
 from tunewise.serve.http.replies import usage_object, vector
 from tunewise.serve.http.routes.generate import sticky_key
-from tunewise.serve.http.running import attended, in_thread
+from tunewise.serve.http.running import attended
 from tunewise.serve.http.service import Service
 from tunewise.serve.http.work import Render, working
 
@@ -61,20 +61,18 @@ def row_routes(service: Service) -> APIRouter:
 
     @routes.post("/feedback", tags=["Adaptations"], summary="How good an answer was")
     async def feedback(body: FeedbackBody, request: Request) -> JsonObject:
-        model = service.take_outcome(body.id, caller_of(request).tenant)
-        call_of(request).model = model.label
-        choice = model.choice
-
-        def note() -> None:
-            if choice is not None:
-                service.shelf.outcome(choice, request=body.id, key=model.key, score=body.score)
-
+        tenant = caller_of(request).tenant
         try:
-            await in_thread(service.pool, note)
-        except BaseException:
-            service.put_outcome_back(body.id)
-            raise
-        return {"id": body.id, "object": "feedback", "model": model.label, "score": body.score}
+            label = await service.outcome(body.id, tenant, body.score)
+        except UnknownNameError:
+            if service.peers is None:
+                raise
+            elsewhere = await service.peers.outcome(body.id, tenant, body.score)
+            if elsewhere is None:
+                raise
+            label = elsewhere
+        call_of(request).model = label
+        return {"id": body.id, "object": "feedback", "model": label, "score": body.score}
 
     return routes
 
