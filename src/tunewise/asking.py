@@ -3,9 +3,10 @@
     evidence/NAME.json   the answer, written last       evidence/NAME/   pieces of one under way
 
 A question may take what it planned and a quarter more, since a plan cannot know how long generated
-answers get; the ledger refuses the rest. Unless more is asked for, the cheapest questions are asked
-as long as all of them together cost no more than one more fit. What will be asked, what it takes
-and about how long is said before the first one, and what is left of that while they are asked.
+answers get; the ledger refuses the rest, and the same command then has room for twice that. Unless
+more is asked for, the cheapest questions are asked as long as all of them together cost no more
+than one more fit. What will be asked, what it takes and about how long is said before the first
+one, and what is left of that while they are asked.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.checkpoint import clear_state
-from tunewise.adaptation.parts import WeightsPart
-from tunewise.adaptation.store import fingerprint_of, installed_versions, load
+from tunewise.adaptation.reader import Reader
+from tunewise.adaptation.store import fingerprint_of, installed_versions
 from tunewise.compare.entries import chosen_first
 from tunewise.compare.wording import duration, plural
 from tunewise.errors import BudgetExceededError, InputError, RunError
@@ -47,6 +48,7 @@ from tunewise.task.types import FitView, Row
 
 _FOLDER = "evidence"
 _SLACK = 1.25
+_OVERRUNS = "overruns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,31 +64,6 @@ class Asked:
     settings: QuestionSettings
 
 
-class _Shelf:
-    """Adaptations that were read, since every question asks for every one.
-
-    Of those that hold whole weights, each as large as the base, only the last one stays.
-    """
-
-    def __init__(self) -> None:
-        self._light: dict[Path, Adaptation] = {}
-        self._heavy: tuple[Path, Adaptation] | None = None
-
-    def load(self, folder: Path, fingerprint: str) -> Adaptation:
-        """The adaptation of a folder, read and checked at most once while it stays."""
-        if folder in self._light:
-            return self._light[folder]
-        if self._heavy is not None and self._heavy[0] == folder:
-            return self._heavy[1]
-        self._heavy = None  # let go before the next one is read
-        found = load(folder, base_fingerprint=fingerprint)
-        if found.part(WeightsPart) is None:
-            self._light[folder] = found
-        else:
-            self._heavy = (folder, found)
-        return found
-
-
 @dataclass(frozen=True, slots=True)
 class Asking:
     """Asks the questions of a run whose fits are measured.
@@ -96,14 +73,14 @@ class Asking:
         records: all of them, measured.
         rows: the test rows.
         seeds: of the run.
-        shelf: adaptations that were read.
+        reader: keeps the adaptations that were read.
     """
 
     jobs: Jobs
     records: Sequence[FitRecord]
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
-    shelf: _Shelf = field(default_factory=_Shelf)
+    reader: Reader = field(default_factory=Reader)
 
     def ask(self, asked: Sequence[Asked], most_passes: int | None) -> tuple[Evidence, ...]:
         """Ask what is not answered yet.
@@ -188,12 +165,16 @@ class Asking:
         """
         base, name = self.jobs.ground.base, asked.question.name
         before = weights_checksum(base)
-        limit = int(plan.planned_passes * _SLACK)
+        overruns = self._overruns(asked)
+        limit = int(plan.planned_passes * _SLACK * 2**overruns)
         context = self._context(asked, limit, plan.planned_passes, forecast)
         try:
             answered = asked.question.measure(context, asked.settings)
         except (InputError, BudgetExceededError) as error:
             reason = "; ".join(text for text in (error.what, error.found) if text)
+            if isinstance(error, BudgetExceededError):
+                context.pieces.write(_OVERRUNS, {"count": overruns + 1})
+                reason += "; the same command goes on from here, with twice as much"
             return replace(plan, absent=f"could not be measured: {reason}")
         finally:
             forecast.end(name, context.ledger.spent, context.watch.seconds)
@@ -209,6 +190,11 @@ class Asking:
         write_json(self._path(asked), content)
         context.pieces.clear()
         return evidence
+
+    def _overruns(self, asked: Asked) -> int:
+        """How often what the question may take was too little; each time it may take twice that."""
+        told = Pieces(self._path(asked).with_suffix(""), self._identity(asked)).read(_OVERRUNS)
+        return 0 if told is None else int(told["count"])
 
     def _stored(self, asked: Asked) -> Evidence | None:
         content = read_json(self._path(asked))
@@ -260,7 +246,7 @@ class Asking:
 
     def _loader(self, record: FitRecord) -> Any:
         fingerprint = self.jobs.ground.base.fingerprint
-        return lambda: self.shelf.load(self.jobs.out / record.adaptation, fingerprint)
+        return lambda: self.reader.load(self.jobs.out / record.adaptation, fingerprint)
 
     def _identity(self, asked: Asked) -> str:
         """Of everything besides the run itself that decides the answer."""

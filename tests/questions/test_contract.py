@@ -14,8 +14,8 @@ from tests.cli.planted import two_labels, write_rows
 from tests.cli.terminal import tunewise
 from tests.questions.running import Run, Told, Toy, toys
 
-from tunewise import asking as asking_module
 from tunewise import discovery
+from tunewise.adaptation import reader as reader_module
 from tunewise.errors import ConfigError, DataError, RunError, UnknownNameError
 from tunewise.measure.evidence import (
     Answered,
@@ -177,6 +177,15 @@ def test_a_question_cannot_overspend(small_run: Run, tmp_path: Path) -> None:
     assert "budget does not cover" in found.absent
     assert not found.answered.measurements
     assert not (tmp_path / "evidence" / "toy.json").exists()
+    # What was done stays, and the same command has room for the rest.
+    assert "the same command goes on from here" in found.absent
+    assert toy.made == ["first", "second"]
+    (again,) = small_run.asking(tmp_path).ask(toys(toy), None)
+    assert again.absent == ""
+    assert again.work["forward_tokens"] == 100
+    assert toy.made[0] == "first"
+    assert toy.made.count("first") == 1
+    assert not (tmp_path / "evidence" / "toy").exists()
 
 
 def test_what_cannot_be_asked_or_measured_says_why(small_run: Run, tmp_path: Path) -> None:
@@ -362,13 +371,13 @@ def test_adaptations_are_read_once_and_heavy_ones_let_go(
     small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    real = asking_module.load
+    real = reader_module.load
 
     def spy(folder: Path, **more: Any) -> Any:
         read.append(folder.name)
         return real(folder, **more)
 
-    monkeypatch.setattr(asking_module, "load", spy)
+    monkeypatch.setattr(reader_module, "load", spy)
     asking = small_run.asking(tmp_path)
     context = asking._context(toys(Toy())[0], limit=0)
     for _ in range(2):
