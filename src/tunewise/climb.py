@@ -1,11 +1,11 @@
 """Climbing the ladder instead of fitting everything: from the cheapest rung up, while it pays.
 
 A rung is a kind of part. Prompts are searched with the whole budget. What trains is tried with a
-part of it first, from the best prompt found so far, or from the plain instruction where that is the
-better start; two rungs in a row whose trials bring no gain end the climb. The best trial, and the
-cheapest one that cannot be told from it, are fitted with the whole budget, all with the first seed.
-The cheapest that is then within the noise of the best is fitted with the other seeds too. All is
-told from validation rows; test rows play no part.
+part of it first, from the plain instruction; two rungs in a row whose trials bring no gain end the
+climb. The best trial, and the cheapest one that cannot be told from it, are fitted with the whole
+budget, from the best prompt or from the plain instruction where that is the better start, all with
+the first seed. The cheapest that is then within the noise of the best is fitted with the other
+seeds too. All is told from validation rows; test rows play no part.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from tunewise.numerics.racing import Floats, cheapest_within_noise, paired_error
 
 # What a dearer method must bring on validation rows, in the metric's own unit of 0 to 1.
 LEAST_GAIN = 0.01
-# Of the budget, what a trial has; a trial of fewer steps tells nothing, and is not made.
-TRIAL_SHARE = 0.2
+# Of the budget, what a trial has: most of it is for steps. One of fewer than some tells nothing,
+# and is not made; it is judged on all validation rows behind it.
+TRIAL_SHARE = 0.25
 TRIALS = "trials"
+_TRIAL = {"judgements": 1, "validation_rows": 64}
 # Rungs in a row without a gain that end the climb.
 _PATIENCE = 2
 _TEXT = rung([PROMPT_PART])
@@ -137,7 +139,10 @@ class _Climb:
         seed = self._first_seed(method)
         try:
             if not self.trials.is_validated(method, seed):
-                self._fit(self.trials, f"trying {method.name}", method, seed)
+                self.jobs.reporter.begin(
+                    f"trying {method.name}, seed {seed}", *self._counted(method)
+                )
+                self.trials.fit(method, seed)
         except BudgetTooSmallError:
             # What is too dear for a trial has its whole budget at once, or is left out.
             if not self._whole(method):
@@ -183,7 +188,7 @@ class _Climb:
         method = cheapest_within_noise_of_the_best(fitted, self.scores)
         for seed in self.seeds[method.name][1:]:
             try:
-                self._fit(self.jobs, f"fitting {method.name}", method, seed)
+                self._fit(method, seed)
             except BudgetTooSmallError:
                 # A seed draws its own rows, and may miss a budget that another just met.
                 continue
@@ -193,7 +198,7 @@ class _Climb:
         """Fit with the whole budget, and judge it; whether the budget pays for that."""
         seed = self._first_seed(method)
         try:
-            self._fit(self.jobs, f"fitting {method.name}", method, seed)
+            self._fit(method, seed)
         except BudgetTooSmallError as error:
             self.left_out[method.name] = SkippedMethod.because(method.name, error)
             return False
@@ -225,12 +230,12 @@ class _Climb:
         # A search of prompts begins anew: what it starts from would be what it is compared with.
         return self.prompt if _rung(method) > _TEXT else None
 
-    def _fit(self, jobs: Jobs, told: str, method: Method, seed: int) -> None:
-        jobs.reporter.begin(f"{told}, seed {seed}", *self._counted(method))
+    def _fit(self, method: Method, seed: int) -> None:
+        self.jobs.reporter.begin(f"fitting {method.name}, seed {seed}", *self._counted(method))
         start = self._start(method)
         trains = issubclass(method.Settings, TrainingSettings)
         begun = EitherStart(method) if trains and start is not None else method
-        jobs.fit(begun, seed, start=start)
+        self.jobs.fit(begun, seed, start=start)
 
     def _counted(self, method: Method) -> tuple[int, int]:
         return 1 + self.methods.index(method), len(self.methods)
@@ -239,4 +244,5 @@ class _Climb:
 def _for_a_trial(settings: Any) -> Any:
     if not isinstance(settings, TrainingSettings):
         return settings
-    return settings.model_copy(update={"least_steps": max(settings.least_steps, FEW_STEPS)})
+    least = {"least_steps": max(settings.least_steps, FEW_STEPS)}
+    return settings.model_copy(update=_TRIAL | least)

@@ -40,7 +40,7 @@ class PlantedJobs:
 
     @property
     def _is_trial(self) -> bool:
-        assert (self.out.name == "trials") == (self.budget == 200)
+        assert (self.out.name == "trials") == (self.budget == 250)
         return self.out.name == "trials"
 
     def fit(self, method: Any, seed: int, *, start: Any = None) -> None:
@@ -137,14 +137,16 @@ def test_trained_rungs_begin_at_the_best_prompt_and_searches_anew() -> None:
     )
     assert left_out.keys() == {"soft_prompt", "prefix", "lora"}
     assert (
-        "20% of the budget: 80.0 on validation rows, where that of full had 95.0"
+        "25% of the budget: 80.0 on validation rows, where that of full had 95.0"
         in left_out["prefix"]
     )
     trained, untrained = ("soft_prompt", "prefix", "lora", "full"), ("zero_shot", "few_shot")
     assert planted.fitted("trial") == set(trained)
-    assert {(call[0], call[2]) for call in planted.calls} == {
+    # A trial begins at the plain instruction.
+    assert {call[2] for call in planted.calls if call[3] == "trial"} == {None}
+    assert {(call[0], call[2]) for call in planted.calls if call[3] == "whole"} == {
         *((name, None) for name in (*untrained, "prompt_search")),
-        *((name, "prompt_search 0") for name in trained),
+        ("full", "prompt_search 0"),
     }
     # Other seeds begin where the first did, with the whole budget.
     assert fitted["full"] == [0, 1, 2]
@@ -228,14 +230,14 @@ def test_a_climb_for_real_resumes_to_the_same_bytes(
 ) -> None:
     data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
     flags = ["--methods", "tfidf,zero_shot,few_shot,soft_prompt", "--seeds", "2", "--climb"]
-    flags += ["--budget", "60k", "--base", str(tiny_folder), "--json"]
+    flags += ["--budget", "120k", "--base", str(tiny_folder), "--json"]
     out, whole = tmp_path / "run", tmp_path / "whole"
     done = tunewise("compare", data, "--out", whole, *flags)
     assert done.code == 0, done.err
     assert "judging soft_prompt, seed 0" in done.err
     entry = next(each for each in done.json["entries"] if each["method"] == "soft_prompt")
     work = entry["fit"]["forward_tokens"] + entry["fit"]["backward_tokens"]
-    assert 0 < work <= 60_000
+    assert 0 < work <= 120_000
     steps = [point["step"] for point in entry["curve"]["0"] if "train_loss" in point]
     assert steps == sorted(steps)
 
