@@ -10,7 +10,7 @@ seeds too. All is told from validation rows; test rows play no part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -33,7 +33,12 @@ LEAST_GAIN = 0.01
 # and is not made; it is judged on all validation rows behind it.
 TRIAL_SHARE = 0.25
 TRIALS = "trials"
-_TRIAL = {"judgements": 1, "validation_rows": 64}
+_TRIAL: Mapping[str, Callable[[int], int]] = {
+    "judgements": lambda given: 1,
+    "validation_rows": lambda given: min(given, 64),
+    "least_steps": lambda given: max(given, FEW_STEPS),
+}
+_OF_A_TRAINING = "least_steps"
 # Rungs in a row without a gain that end the climb.
 _PATIENCE = 2
 _TEXT = rung([PROMPT_PART])
@@ -139,15 +144,16 @@ class _Climb:
         seed = self._first_seed(method)
         try:
             if not self.trials.is_validated(method, seed):
+                if self.jobs.is_fitted(method, seed):
+                    # Its trial was too dear before the run was interrupted.
+                    return self._weigh_whole(method)
                 self.jobs.reporter.begin(
                     f"trying {method.name}, seed {seed}", *self._counted(method)
                 )
                 self.trials.fit(method, seed)
         except BudgetTooSmallError:
             # What is too dear for a trial has its whole budget at once, or is left out.
-            if not self._whole(method):
-                return None
-            return self._weigh(method, self.scores[method.name])
+            return self._weigh_whole(method)
         self.tried[method.name] = self.trials.validated(method, seed, self._counted(method))
         self.trials.drop(method, seed)
         return self._weigh(method, self.tried[method.name])
@@ -208,6 +214,9 @@ class _Climb:
             self.scores[method.name] = scores
         return True
 
+    def _weigh_whole(self, method: Method) -> bool | None:
+        return self._weigh(method, self.scores[method.name]) if self._whole(method) else None
+
     def _weigh(self, method: Method, scores: Floats) -> bool:
         """Whether it is better than all before by enough to pay."""
         if self.best is not None:
@@ -242,7 +251,12 @@ class _Climb:
 
 
 def _for_a_trial(settings: Any) -> Any:
-    if not isinstance(settings, TrainingSettings):
-        return settings
-    least = {"least_steps": max(settings.least_steps, FEW_STEPS)}
-    return settings.model_copy(update=_TRIAL | least)
+    """The same settings, for every training that there is in the method."""
+    changes = {}
+    # A chain has the fields of its links behind their names.
+    for known in type(settings).model_fields:
+        if known == _OF_A_TRAINING or known.endswith(f"_{_OF_A_TRAINING}"):
+            ahead = known.removesuffix(_OF_A_TRAINING)
+            for name, turned in _TRIAL.items():
+                changes[ahead + name] = turned(getattr(settings, ahead + name))
+    return settings.model_copy(update=changes)

@@ -219,6 +219,16 @@ def test_fewer_steps_than_are_worth_it_are_refused_before_the_first() -> None:
     with pytest.raises(BudgetTooSmallError, match="does not pay for 400 optimizer steps"):
         fit(base, "lora", view, context=context, least_steps=400, epochs=1000.0)
     assert context.log.losses == []
+    # A race that leaves fewer steps is no way around it.
+    rate = {"learning_rate": None, "epochs": 1000.0}
+    raced = fit(base, "soft_prompt", view, limit=40_000, batch_size=4, **rate)
+    steps = raced.provenance.notes["steps"]
+    assert any("trial" in each for each in raced.provenance.notes["validation"])
+    alone = fit(
+        base, "soft_prompt", view, limit=40_000, batch_size=4, least_steps=steps + 1, **rate
+    )
+    assert alone.provenance.notes["steps"] > steps
+    assert not any("trial" in each for each in alone.provenance.notes["validation"])
     # What the rows themselves allow at most is no matter of the budget.
     found = fit(base, "lora", view, context=context, least_steps=400, epochs=1.0)
     assert 0 < found.provenance.notes["steps"] < 400

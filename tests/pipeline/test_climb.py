@@ -14,7 +14,7 @@ from tests.cli.terminal import tunewise
 from tests.cli.test_commands import bytes_of
 
 from tunewise import jobs
-from tunewise.climb import climb, gains
+from tunewise.climb import _for_a_trial, climb, gains
 from tunewise.errors import BudgetTooSmallError
 from tunewise.methods._registry import find_method
 
@@ -52,6 +52,10 @@ class PlantedJobs:
             raise BudgetTooSmallError("too dear")
 
     def is_validated(self, method: Any, seed: int) -> bool:
+        return False
+
+    def is_fitted(self, method: Any, seed: int) -> bool:
+        assert not self._is_trial
         return False
 
     def drop(self, method: Any, seed: int) -> None:
@@ -177,6 +181,24 @@ def test_what_is_too_dear_for_a_trial_is_fitted_whole_at_once() -> None:
     assert [call[3] for call in planted.calls if call[0] == "lora"] == ["trial", *["whole"] * 3]
 
 
+def test_every_training_within_a_method_is_tried_alike() -> None:
+    settings = {
+        name: _for_a_trial(find_method(name).Settings())
+        for name in ("lora", "prompt_search>lora", "soft_prompt+lora", "few_shot")
+    }
+    assert settings["lora"].least_steps == 16
+    assert settings["lora"].judgements == 1
+    assert settings["prompt_search>lora"].lora_least_steps == 16
+    assert settings["prompt_search>lora"].lora_validation_rows == 64
+    race = find_method("prompt_search>lora").Settings().prompt_search_validation_rows
+    assert settings["prompt_search>lora"].prompt_search_validation_rows == race
+    assert settings["soft_prompt+lora"].least_steps == 16
+    assert settings["few_shot"] == find_method("few_shot").Settings()
+    own = find_method("lora").Settings(least_steps=40, validation_rows=10, judgements=2)
+    tried = _for_a_trial(own)
+    assert (tried.least_steps, tried.validation_rows, tried.judgements) == (40, 10, 1)
+
+
 def test_a_gain_is_a_point_and_a_standard_error() -> None:
     random = np.random.default_rng(0)
     before = (random.random(ROWS) < 0.8).astype(float)
@@ -265,6 +287,18 @@ def test_a_climb_for_real_resumes_to_the_same_bytes(
     assert third.code == 0, third.err
     first, second = done.json["entries"], again.json["entries"]
     assert [(e["method"], e["test"]) for e in first] == [(e["method"], e["test"]) for e in second]
+
+
+def test_a_climb_that_nothing_can_be_paid_for_leaves_no_folder(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
+    out = tmp_path / "run"
+    flags = ["--methods", "few_shot>lora", "--seeds", "1", "--climb", "--base", str(tiny_folder)]
+    done = tunewise("compare", data, "--out", out, *flags, "--budget", "300")
+    assert done.code == 2
+    assert "does not pay" in done.err
+    assert not out.exists()
 
 
 def test_a_climb_is_not_planned(tmp_path: Path, tiny_folder: Path) -> None:

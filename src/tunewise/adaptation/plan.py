@@ -131,14 +131,14 @@ def lay_out(
     passes = _passes(costs(), most, remaining)
     judging = judgement * (1 + min(plan.judgements, most))
     racing = len(plan.candidates) if plan.steps is None else 1
+    fewest = min(plan.least_steps, most) if plan.steps is None else plan.steps
     for count in range(racing, 1, -1):
         free = _free(remaining, judging + trial_judgement * count)
         steps = _affordable(passes, free, further_trials=count - 1)
-        if steps >= _FEWEST_STEPS_FOR_A_TRIAL * (count - 1):
+        if steps >= max(fewest, _FEWEST_STEPS_FOR_A_TRIAL * (count - 1)):
             stages = _stages(plan, count, steps, _trial(steps))
             return Layout(plan.candidates[:count], steps, _trial(steps), stages)
     steps = _affordable(passes, _free(remaining, judging))
-    fewest = min(plan.least_steps, most) if plan.steps is None else plan.steps
     if steps < fewest:
         wanted = "one optimizer step" if fewest == 1 else f"{fewest} optimizer steps"
         needed = judging + _passes(costs(), fewest)[-1]

@@ -62,6 +62,14 @@ def check_replicas(values: dict[str, Any]) -> None:
         raise ConfigError(
             "in a cluster the port must be known beforehand", found="--port 0", expected="a port"
         )
+    if values["ray_address"] is not None and values["unlocked"]:
+        # The proxy of a cluster may listen elsewhere than this command says.
+        raise ConfigError(
+            "a server without keys is for this machine alone",
+            found="--open --ray-address",
+            expected="one of the two",
+            fix="make keys (`tunewise keys create`) and leave --open out",
+        )
     from tunewise.serve.replicas.driver import require_ray
 
     require_ray(values["ray_address"])

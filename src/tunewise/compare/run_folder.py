@@ -14,7 +14,7 @@ _HALF_CLAIM = f".{_CLAIM}.new"
 _FITTED = "adaptations"
 # What stands in the folder of a run in which nothing is fitted yet.
 _BEGUN_FILES = (_CLAIM, "started.json", "budget.json", "data_check.json")
-_BEGUN_FOLDERS = ("checkpoints", "fits", _FITTED)
+_BEGUN_FOLDERS = ("checkpoints", "fits", "trials", _FITTED)
 _EXPECTED = "a new or empty folder, or that of the same run"
 
 

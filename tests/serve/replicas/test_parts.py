@@ -125,6 +125,7 @@ def test_cores_are_shared_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> No
         (("--replica-cores", "2"), "--replicas N"),
         (("--replicas", "0"), "--replicas"),
         (("--replicas", "2", "--ray-address", "auto", "--port", "0"), "--port 0"),
+        (("--replicas", "2", "--ray-address", "auto"), "--open --ray-address"),
         (
             ("--replicas", "2", "--engine", "vllm", "--vllm-url", "http://127.0.0.1:1"),
             "embedded engine",

@@ -202,6 +202,25 @@ def test_processes_share_a_minutes_limits_and_refuse_nothing_that_one_would_allo
         wide.admit(holder(tokens_per_minute=1000), "x", 1001)
 
 
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("tokens", [1, 250, 251, 500, 501, 999, 1000])
+def test_tokens_that_become_known_later_are_let_through_as_those_known_before(
+    processes: int, tokens: int
+) -> None:
+    clock = Clock(MIDNIGHT)
+    limits = Limiter(processes=processes, monotonic=clock, wall=clock)
+    caller = holder(tokens_per_minute=1000)
+    # As a request is: one token until it is rendered, then all.
+    permit = limits.admit(caller, "x", 1)
+    permit.take(tokens - 1)
+    assert permit.tokens == tokens
+    permit.close(Usage(1, tokens, 0))
+    # What was taken beyond the share is owed.
+    with pytest.raises(QuotaError) as error:
+        limits.admit(caller, "x", 1000)
+    assert error.value.retry_after_seconds == pytest.approx(60 * processes * tokens / 1000)
+
+
 @pytest.mark.parametrize(("streams", "processes", "each"), [(4, 2, 2), (3, 2, 2), (1, 3, 1)])
 def test_requests_at_once_are_shared_and_rounded_up(
     streams: int, processes: int, each: int

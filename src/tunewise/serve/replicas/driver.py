@@ -237,9 +237,11 @@ def _deployed(
         return serve.run(
             deployment.bind(make, place), name=APP, route_prefix="/", logging_config=quiet
         )
-    except Exception as error:  # whatever Ray raises
+    except BaseException as error:  # whatever Ray raises, or a signal
         with contextlib.suppress(Exception):
-            serve.delete(APP)
+            serve.delete(APP, _blocking=isinstance(error, Exception))
+        if not isinstance(error, Exception):
+            raise
         raise RunError(
             "the replicas did not start",
             found=_first_line(error),

@@ -88,8 +88,10 @@ def _listen_here_only() -> None:
 
     name = "add_port_to_grpc_server"
     bind = getattr(ray_replica, name, None)
-    if bind is not None:
-        setattr(ray_replica, name, lambda server, _: bind(server, "127.0.0.1:0"))
+    if bind is None:
+        log.warning("a port of this replica listens on all addresses: this Ray binds it elsewhere")
+        return
+    setattr(ray_replica, name, lambda server, _: bind(server, "127.0.0.1:0"))
 
 
 def _without_id(app: ASGIApp) -> ASGIApp:
@@ -111,21 +113,26 @@ class _Peers:
 
     async def outcome(self, request: str, tenant: str, score: float) -> str | None:
         """See `Peers.outcome`."""
-        for told in await _all("outcome", request, tenant, score):
-            if told is not None:
+        everything = await _all("outcome", request, tenant, score)
+        for told in everything:
+            if told is not None and not isinstance(told, BaseException):
                 label, fault = told
                 if fault:
                     raise UnavailableError("the outcome could not be stored now", found=fault)
                 return str(label)
+        if any(isinstance(told, BaseException) for told in everything):
+            # The one that gave the answer may be among those.
+            raise UnavailableError("one of the replicas does not answer", fix="try again")
         return None
 
     async def figures(self, tenant: str | None) -> list[Metric]:
         """See `Peers.figures`; of a replica that is about to end there are none."""
-        return joined(await _all("figures", tenant))
+        everything = await _all("figures", tenant)
+        return joined([each for each in everything if not isinstance(each, BaseException)])
 
 
 async def _all(method: str, *args: Any) -> list[Any]:
-    """What all replicas say that answer."""
+    """What all replicas say; what was raised instead by those that could not."""
     from ray import serve
 
     context = serve.get_replica_context()
@@ -135,7 +142,7 @@ async def _all(method: str, *args: Any) -> list[Any]:
         told = await asked.results_async(timeout_s=PEER_SECONDS, return_exceptions=True)
     except TimeoutError as error:
         raise UnavailableError("the other replicas do not answer") from error
-    return [each for each in told if not isinstance(each, BaseException)]
+    return list(told)
 
 
 def _own_name() -> str:

@@ -203,8 +203,9 @@ class Limiter:
             if tokens + taken > quota.tokens_per_minute:
                 raise _never("tokens a minute", quota.tokens_per_minute, tokens + taken)
             # One request may ask for more than the share, up to the limit: it waits for a full
-            # bucket and leaves a debt.
-            wait = held.tokens.wait_seconds(tokens, quota.tokens_per_minute / self._processes)
+            # bucket, of which it may have taken some itself, and leaves a debt.
+            share = quota.tokens_per_minute / self._processes
+            wait = held.tokens.wait_seconds(min(tokens + taken, share) - taken, share)
             if wait > 0:
                 raise _over("tokens a minute", quota.tokens_per_minute, wait)
         if quota.tokens_per_day is not None:
