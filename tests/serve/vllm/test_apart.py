@@ -110,9 +110,12 @@ def test_labels_and_the_likeliest_tokens_asked_for_at_once(engine: VllmEngine, b
         assert other.result(60).error is None
         alone = embedded.submit(chat(embedded, text, logprobs=3))
         assert alone.result(60).text == other.result(0).text
-        assert [
-            [each[0] for each in choice.top] for piece in alone for choice in piece.choices
-        ] == [[each[0] for each in choice.top] for piece in other for choice in piece.choices]
+        here, there = ([c.top for piece in each for c in piece.choices] for each in (alone, other))
+        for mine, its in zip(here, there, strict=True):
+            assert len(mine) == len(its) == 3
+            # In another batch the last bits differ, and two that are next to equal change places.
+            for (token, _, likely), (its_token, _, its_likely) in zip(mine, its, strict=True):
+                assert token == its_token or abs(likely - its_likely) < 1e-4
     embedded.close()
 
 
