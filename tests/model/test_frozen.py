@@ -61,6 +61,23 @@ def test_nothing_is_left_behind_even_after_an_error() -> None:
     assert own_forwards(base) == []
 
 
+def test_what_is_laid_out_is_used_again() -> None:
+    base = base_of(dtype=torch.float32)
+    first = FrozenLayers(base)
+    with first.used():
+        wanted = logits_and_gradient(base)
+    layer = base.model.get_submodule("model.layers.1.mlp.up_proj")
+    # What was laid out before stands, so this tells whether it is looked at again.
+    with torch.no_grad():
+        layer.weight += 1.0
+    with FrozenLayers(base, first).used():
+        got = logits_and_gradient(base)
+    with FrozenLayers(base).used():
+        anew = logits_and_gradient(base)
+    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    assert not torch.equal(anew[0], wanted[0])
+
+
 def test_trained_weights_are_left_alone() -> None:
     base = base_of()
     trained = "model.layers.1.mlp.up_proj"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.cli.planted import summaries, two_labels, write_rows
+from tests.model.deep import deep
 
 from tunewise.methods._contract import Method, parse_settings
 from tunewise.methods._registry import discover_methods, find_method
@@ -18,6 +20,7 @@ from tunewise.model import calibrate
 from tunewise.model.answers import Example
 from tunewise.model.calibrate import seconds_per_position, spread
 from tunewise.model.checksum import weights_checksum
+from tunewise.planning import pace as pacing
 from tunewise.planning.pace import Paces, PlannedTask
 from tunewise.planning.plan import Planner, answer_work
 from tunewise.planning.records import JobPlan, RunPlan
@@ -171,8 +174,8 @@ def test_an_untrained_model_is_expected_to_ramble(text_ground: Ground) -> None:
 def test_seconds_are_the_work_times_the_pace(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "forward_seconds", lambda *_: 0.001)
-    monkeypatch.setattr(calibrate, "step_seconds", lambda *_: 0.01)
+    monkeypatch.setattr(calibrate, "forward_seconds", lambda *_, **__: 0.001)
+    monkeypatch.setattr(calibrate, "step_pace", lambda *_: (0.01, 1.0))
     job = planned(ground, "prefix", steps=3)[0].jobs[0]
     # With the base frozen every forward position of a step has one backward one.
     stepped = job.backward_tokens
@@ -227,22 +230,50 @@ class Clock:
 @pytest.mark.parametrize(
     ("per_row", "positions", "most", "rows"),
     [
-        (0.1, 100, 16, [1, 2, 5]),
-        (0.01, 100, 16, [1, 2, 16]),
+        (0.1, 100, 16, [1, 2, 5, 5]),
+        (0.01, 100, 16, [1, 2, 16, 16]),
         (3.0, 1000, 16, [1, 2]),
         (3.0, 1000, 1, [1, 1]),
         # Too slow for the time, but fewer positions would tell nothing.
-        (3.0, 100, 16, [1, 2, 3]),
-        (3.0, 10, 16, [1, 2, 16]),
+        (3.0, 100, 16, [1, 2, 3, 3]),
+        (3.0, 10, 16, [1, 2, 16, 16]),
     ],
 )
 def test_as_many_rows_are_timed_as_the_time_allows(
     per_row: float, positions: int, most: int, rows: list[int]
 ) -> None:
     clock = Clock(per_row, positions)
-    found = seconds_per_position(clock.work, most, allowance=0.55, clock=clock)
+    found = seconds_per_position(clock.work, most, allowance=1.1, clock=clock)
     assert clock.calls == rows
     assert found == pytest.approx(per_row / positions)
+
+
+@pytest.mark.parametrize(
+    ("expected", "most", "rows"),
+    [
+        # One call to warm up, two that are timed: what is known need not be tried.
+        (0.001, 16, [2, 5, 5]),
+        (0.1, 16, [2, 3, 3]),
+        (0.0, 16, [2, 16, 16]),
+        (0.001, 1, [1, 1, 1]),
+        (0.001, 2, [2, 2, 2]),
+    ],
+)
+def test_what_is_expected_need_not_be_tried(expected: float, most: int, rows: list[int]) -> None:
+    clock = Clock(0.1, 100)
+    found = seconds_per_position(clock.work, most, 1.1, expected, clock)
+    assert clock.calls == rows
+    assert found == pytest.approx(0.1 / 100)
+
+
+def test_a_moment_in_which_the_machine_stood_still_does_not_count() -> None:
+    clock = Clock(0.1, 100)
+
+    def work(rows: int) -> int:
+        clock.now += 50.0 if len(clock.calls) == 1 else 0.0
+        return clock.work(rows)
+
+    assert seconds_per_position(work, 16, 1.1, 0.001, clock) == pytest.approx(0.1 / 100)
 
 
 def test_what_is_timed_is_spread_over_the_lengths() -> None:
@@ -262,6 +293,21 @@ def test_kept_bytes_are_those_of_the_graph(ground: Ground) -> None:
     least = 2 * 4 * (32 + 64)
     assert least < pace.saved_bytes < 100 * least
     assert pace.trained == len(task.renderer.shared_tokens) * 32
+
+
+def test_a_base_cut_short_is_told_as_the_whole_one(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = [find_method(name) for name in TRAINED]
+    settings = {method.name: method.Settings() for method in methods}
+    task = PlannedTask(replace(ground, base=deep()))
+    short = Paces(task, methods, settings)
+    monkeypatch.setattr(pacing, "shortened", lambda _: nullcontext(calibrate.WHOLE))
+    whole = Paces(task, methods, settings)
+    for one, other in zip(map(short.of, methods), map(whole.of, methods), strict=True):
+        assert one.saved_bytes == pytest.approx(other.saved_bytes, rel=0.05)
+        for fact in ("trained", "laid_out_bytes", "backward_passes", "prefix_positions", "begun"):
+            assert getattr(one, fact) == getattr(other, fact), fact
 
 
 def test_generating_is_timed_where_answers_are_generated(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,15 +20,20 @@ from tunewise.model.answers import Example, mean_answer_loss
 from tunewise.model.base import Base
 from tunewise.model.decode import decode
 from tunewise.model.frozen import FrozenLayers
+from tunewise.model.kept import KeptBytes
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.loop import GradientLoop, LoopSettings, Trainable
 from tunewise.model.prefix import PrefixInputs, SharedPrefix, compute_prefix, token_embeddings
 from tunewise.model.score import label_log_probabilities
+from tunewise.model.shortened import Shortened
 
 Clock = Callable[[], float]
+WHOLE = Shortened(1, 1)
 # Fewer at once leave the processor waiting for the weights, which full batches do not.
 _LEAST_POSITIONS = 256
+# The quickest of so many counts: what else the machine does for a moment says nothing of the run.
+_TIMES = 2
 _DECODED_STEPS = 4
 _DECODED_ROWS = 16
 _DECODED_ROW_TOKENS = 8
@@ -66,7 +71,11 @@ class Pace:
 
 
 def seconds_per_position(
-    work: Callable[[int], int], most_rows: int, allowance: float, clock: Clock = time.perf_counter
+    work: Callable[[int], int],
+    most_rows: int,
+    allowance: float,
+    expected: float | None = None,
+    clock: Clock = time.perf_counter,
 ) -> float:
     """Time some work on as many rows as the time allows.
 
@@ -74,21 +83,31 @@ def seconds_per_position(
         work: does it on so many rows; returns positions.
         most_rows: rows at most, at least 1.
         allowance: seconds there are; on a slow machine `_LEAST_POSITIONS` may take longer.
+        expected: seconds of a position; None to try two rows for it.
         clock: tells seconds.
     """
     # The first call also pays for what happens once: memory, kernels, what is tried per model.
-    work(1)
-    few = min(2, most_rows)
-    began = clock()
-    positions = work(few)
-    seconds = clock() - began
-    allowed = most_rows if seconds <= 0 else int(allowance * few / seconds)
-    rows = min(most_rows, max(allowed, math.ceil(_LEAST_POSITIONS * few / positions)))
-    if rows <= few:
-        return seconds / positions
-    began = clock()
-    positions = work(rows)
-    return (clock() - began) / positions
+    few, tried = min(2, most_rows), expected is None
+    positions = work(1 if tried else few)
+    if expected is None:
+        began = clock()
+        positions = work(few)
+        expected = (clock() - began) / positions
+    rows = _rows_in(allowance / _TIMES, expected, positions / few, most_rows)
+    if tried and rows <= few:
+        return expected
+    timed = []
+    for _ in range(_TIMES):
+        began = clock()
+        positions = work(rows)
+        timed.append((clock() - began) / positions)
+    return min(timed)
+
+
+def _rows_in(allowance: float, expected: float, positions: float, most: int) -> int:
+    """Rows of so many positions that fit in the time, and enough of them to tell something."""
+    allowed = most if expected <= 0 else int(allowance / (expected * positions))
+    return min(most, max(allowed, math.ceil(_LEAST_POSITIONS / positions), 1))
 
 
 def spread(examples: Sequence[Example], count: int) -> list[Example]:
@@ -104,6 +123,8 @@ def forward_seconds(
     examples: Sequence[Example],
     labels: Sequence[Sequence[int]],
     allowance: float,
+    expected: float | None = None,
+    short: Shortened = WHOLE,
 ) -> float:
     """Seconds of one position that is judged or measured, its share of the output head included.
 
@@ -114,10 +135,14 @@ def forward_seconds(
         labels: tokens of the labels that are scored after every row; empty where the right answer
             alone is.
         allowance: seconds there are.
+        expected: about what it will be; None where nothing is known.
+        short: how much of the base is there; the seconds are the whole base's.
     """
+    done: list[Ledger] = []
 
     def work(rows: int) -> int:
         ledger = Ledger(base.body_parameters, base.head_parameters)
+        done.append(ledger)
         chosen = spread(examples, rows)
         if labels:
             rows_of = [example.row for example in chosen]
@@ -126,49 +151,53 @@ def forward_seconds(
             mean_answer_loss(base, prefix, chosen, ledger)
         return ledger.forward_tokens
 
-    return seconds_per_position(work, min(64, len(examples)), allowance)
+    expected = None if expected is None else expected / short.times
+    found = seconds_per_position(work, min(64, len(examples)), allowance, expected)
+    return found * short.whole(done[-1])
 
 
-def step_seconds(
+def step_pace(
     frozen: FrozenLayers,
     trainable: Trainable,
     examples: Sequence[Example],
-    batch_size: int,
+    most_rows: int,
     allowance: float,
-) -> float:
-    """Seconds of one forward position of an optimizer step, its way back and the update included.
+    expected: float,
+    short: Shortened = WHOLE,
+) -> tuple[float, float]:
+    """What an optimizer step takes for each of its forward positions.
 
     The trainable is changed by the steps that are taken.
+
+    Args:
+        frozen: the base's frozen layers, as all steps use them.
+        trainable: what is trained.
+        examples: the task's rows.
+        most_rows: of a step.
+        allowance: seconds there are.
+        expected: seconds of a position, about.
+        short: how much of the base is there; what is returned is the whole base's.
+
+    Returns:
+        Seconds, the way back and the update included; and bytes that are kept for the way back.
     """
-    return seconds_per_position(
-        lambda rows: _one_step(frozen, trainable, spread(examples, rows)),
-        min(batch_size, len(examples)),
-        allowance,
-    )
+    done: list[Ledger] = []
+    kept = KeptBytes(frozen.base)
+
+    def work(rows: int) -> int:
+        # The first step, which pays for what happens once, is the one that is looked into.
+        with nullcontext() if done else kept.watched():
+            done.append(_one_step(frozen, trainable, spread(examples, rows)))
+        return done[-1].forward_tokens
+
+    most_rows, expected = min(most_rows, len(examples)), expected / short.times
+    seconds = seconds_per_position(work, most_rows, allowance, expected)
+    saved = (kept.outside + short.times * kept.inside) / done[0].forward_tokens
+    return seconds * short.whole(done[-1]), saved
 
 
-def saved_bytes(frozen: FrozenLayers, trainable: Trainable, examples: Sequence[Example]) -> float:
-    """Bytes that a step keeps for its way back, per forward position; weights are not among them.
-
-    Counted over the tensors that the backward pass asks to be kept, each storage once.
-    """
-    parameters = frozen.base.model.parameters()
-    weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        positions = _one_step(frozen, trainable, spread(examples, 2))
-    return sum(kept.values()) / positions
-
-
-def _one_step(frozen: FrozenLayers, trainable: Trainable, examples: Sequence[Example]) -> int:
-    """Take a step with these rows; returns its forward positions."""
+def _one_step(frozen: FrozenLayers, trainable: Trainable, examples: Sequence[Example]) -> Ledger:
+    """Take a step with these rows; returns what it was counted to be."""
     base = frozen.base
     ledger = Ledger(base.body_parameters, base.head_parameters)
     settings = LoopSettings(batch_size=len(examples), learning_rate=1e-6, row_order="file")
@@ -177,7 +206,7 @@ def _one_step(frozen: FrozenLayers, trainable: Trainable, examples: Sequence[Exa
         base, trainable, examples, settings, seed=0, ledger=ledger, log=log, frozen=frozen
     )
     loop.run(1)
-    return ledger.forward_tokens
+    return ledger
 
 
 def forward_bytes(base: Base) -> float:

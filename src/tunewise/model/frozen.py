@@ -35,14 +35,16 @@ class FrozenLayers:
     Args:
         base: the base, with whatever is attached to it; which of its weights are frozen is looked
             at once, when they are first used.
+        like: of the same base, with something else attached; what it has laid out is used again.
 
     Attributes:
         lower: kept activations of the lowest layers, where a training has any; every step then
             begins above them, and its rows must run in one piece.
     """
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, like: FrozenLayers | None = None) -> None:
         self.base = base
+        self._laid: dict[nn.Module, _Laid] = {} if like is None else like._laid
         self.lower: LowerActivations | None = None
         self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] | None = None
 
@@ -65,7 +67,10 @@ class FrozenLayers:
         linear = _laid_out_layers(self.base)
         lean = [(module, lean_norm(module)) for module in modules]
         found = [(module, form) for module, form in lean if form is not None]
-        return [*found, *((module, _Laid(module).apply) for module in linear)]
+        for module in linear:
+            if module not in self._laid:
+                self._laid[module] = _Laid(module)
+        return [*found, *((module, self._laid[module].apply) for module in linear)]
 
 
 def laid_out_bytes(base: Base) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -26,13 +26,14 @@ from tunewise.model.calibrate import Pace
 from tunewise.model.frozen import FrozenLayers, laid_out_bytes
 from tunewise.model.loop import Trainable
 from tunewise.model.prefix import compute_prefix, token_embeddings
+from tunewise.model.shortened import Shortened, shortened
 from tunewise.numerics.trie import build_trie
 from tunewise.steps import Ground
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 
 # Seconds of timing, shared by all that is timed; warming up comes on top.
-_TIMED_SECONDS = 1.5
+_TIMED_SECONDS = 1.0
 _BATCH_ROWS = 16
 # Kinds of part that gradients find, the deepest first; the setting that says how large, and how
 # large without it.
@@ -128,49 +129,72 @@ class Paces:
 
     def _time(self, keys: Sequence[tuple[str, int | None]], allowance: float) -> None:
         base, task = self.base, self.task
-        with torch.no_grad():
+        laid_out = laid_out_bytes(base)
+        with shortened(base) as short, torch.no_grad():
             prefix = FrozenPrefix(base, task.renderer, ()).inputs().lower(base)
-        forward = calibrate.forward_seconds(base, prefix, task.examples, task.labels, allowance)
+            forward = calibrate.forward_seconds(
+                base, prefix, task.examples, task.labels, allowance, short=short
+            )
         self.plain = Pace(forward, prefix_positions=len(task.renderer.shared_tokens))
         self.forward_bytes = calibrate.forward_bytes(base)
         if not task.labels:
             end = task.renderer.end_token_id
+            with torch.no_grad():
+                prefix = FrozenPrefix(base, task.renderer, ()).inputs().lower(base)
             self.decode = calibrate.decode_seconds(base, prefix, task.examples, end)
+        frozen = FrozenLayers(base)
         for kind, size in keys:
-            self._trained[kind, size] = self._time_trained(kind, size, allowance)
+            # The gradient of the token table is as large for fewer layers; and whether there is
+            # room to lay weights out is asked of all of them.
+            whole = kind == "weights" or not laid_out
+            with nullcontext(calibrate.WHOLE) if whole else shortened(base) as short:
+                pace = self._time_trained(kind, size, allowance, frozen, short)
+            if kind == "weights":
+                update = calibrate.update_seconds(base) * base.parameters
+                pace = replace(pace, trained=base.parameters, update=update)
+            else:
+                pace = replace(pace, laid_out_bytes=laid_out)
+            self._trained[kind, size] = pace
 
-    def _time_trained(self, kind: str, size: int | None, allowance: float) -> Pace:
-        base, task = self.base, self.task
-        forward, update = self.plain.forward, 0.0
+    def _time_trained(
+        self,
+        kind: str,
+        size: int | None,
+        allowance: float,
+        laid_out: FrozenLayers,
+        short: Shortened,
+    ) -> Pace:
+        base, task, forward = self.base, self.task, self.plain.forward
         positions = len(task.renderer.shared_tokens) if size is None else size
         began = time.perf_counter()
         with _trainable(base, task.renderer, kind, size) as trainable:
-            setup = time.perf_counter() - began
-            # One for both, as a fit has one for all its steps: to lay weights out takes a while.
-            frozen = FrozenLayers(base)
-            saved = calibrate.saved_bytes(frozen, trainable, task.examples)
-            step = calibrate.step_seconds(frozen, trainable, task.examples, _BATCH_ROWS, allowance)
+            setup = short.times * (time.perf_counter() - began)
+            # To lay weights out takes a while, which a fit does once for all its steps.
+            frozen = FrozenLayers(base, laid_out)
+            expected = forward * (1 + trainable.backward_passes)
+            step, saved = calibrate.step_pace(
+                frozen, trainable, task.examples, _BATCH_ROWS, allowance, expected, short
+            )
             trained = sum(leaf.numel() for leaf in trainable.parameters.values())
+            if kind in ("low_rank", "kv_prefix"):
+                trained = round(short.times * trained)
             if kind == "low_rank":
                 # Alone of all kinds its layers stay beside the base's while measuring.
                 with torch.no_grad():
                     prefix = trainable.prefix_inputs().lower(base)
                 forward = calibrate.forward_seconds(
-                    base, prefix, task.examples, task.labels, allowance
+                    base, prefix, task.examples, task.labels, allowance, forward, short
                 )
-            if kind == "weights":
-                trained, update = base.parameters, calibrate.update_seconds(base) * base.parameters
             return Pace(
                 forward,
                 max(step - forward, 0.0) / trainable.backward_passes,
-                update,
+                0.0,
                 setup,
                 saved,
                 trained,
                 trainable.backward_passes,
                 trainable.prefix_positions,
                 begun=positions if kind == "kv_prefix" else 0,
-                laid_out_bytes=laid_out_bytes(base),
             )
 
 
