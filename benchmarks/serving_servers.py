@@ -47,14 +47,16 @@ class Server:
     Attributes:
         name: in the table.
         command: with `{port}` where the port goes.
-        environment: besides ours.
         model: what requests call the base.
+        environment: besides ours.
+        ready: path that answers once it is up.
     """
 
     name: str
     command: tuple[str, ...]
     model: str = "base"
     environment: Mapping[str, str] = field(default_factory=dict)
+    ready: str = "/v1/models"
 
 
 def servers(given: argparse.Namespace, folder: str) -> list[Server]:
@@ -75,6 +77,8 @@ def servers(given: argparse.Namespace, folder: str) -> list[Server]:
             f"transformers serve, continuous batching, {given.dtype}",
             (*theirs, "--dtype", given.dtype, "--continuous-batching"),
             folder,
+            # Its list of models is a fault without a hub's cache.
+            ready="/health",
         ),
     ]
     if given.vllm is not None:
@@ -141,7 +145,7 @@ def _wait(server: Server, process: subprocess.Popen[bytes], address: str, log: P
     headers = {"authorization": "Bearer none"}
     while process.poll() is None and time.monotonic() < end:
         try:
-            if httpx.get(f"{address}/v1/models", headers=headers, timeout=5).status_code == 200:
+            if httpx.get(f"{address}{server.ready}", headers=headers, timeout=5).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
