@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import ARCHITECTURES
+from tests.laws.fitting import ALL_ARCHITECTURES
 from tests.model.deep import deep
 
 from tunewise.model.base import Base
@@ -27,7 +27,7 @@ def hidden(base: Base, *, at: int) -> Any:
     return states[at]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
 def test_the_first_layers_run_as_they_do_in_the_whole_base(architecture: str) -> None:
     base = deep(architecture)
     before = weights_checksum(base)
@@ -79,7 +79,7 @@ def test_work_is_scaled_as_it_is_counted() -> None:
     assert WHOLE.whole(ledger) == 1.0
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
 def test_kept_bytes_are_those_of_the_whole_base(architecture: str) -> None:
     base = deep(architecture)
     found = []

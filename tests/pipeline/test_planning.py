@@ -295,12 +295,13 @@ def test_kept_bytes_are_those_of_the_graph(ground: Ground) -> None:
     assert pace.trained == len(task.renderer.shared_tokens) * 32
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_a_base_cut_short_is_told_as_the_whole_one(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    architecture: str, ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = [find_method(name) for name in TRAINED]
     settings = {method.name: method.Settings() for method in methods}
-    task = PlannedTask(replace(ground, base=deep()))
+    task = PlannedTask(replace(ground, base=deep(architecture)))
     short = Paces(task, methods, settings)
     monkeypatch.setattr(pacing, "shortened", lambda _: nullcontext(calibrate.WHOLE))
     whole = Paces(task, methods, settings)
