@@ -77,7 +77,7 @@ def test_prompts_are_added_one_by_one_by_what_all_say_together() -> None:
     other = one("other", np.where(half, -1.0, 2.9))
     part, _, told = gathered(kept, [kept, twin, other], 2, 40)
     assert [each.instruction for each in part.prompts] == ["kept", "other"]
-    assert told["ensemble"]["better_by_more_than_noise"] is True
+    assert told["ensemble"]["loss_lower_by_more_than_noise"] is True
     assert told["ensemble"]["loss"] < told["ensemble"]["single_loss"]
     assert context.ledger.spent == 0
     both = Ensemble([kept, other])

@@ -116,7 +116,7 @@ def _told(ensemble: Ensemble, wanted: int, until: int, race_rows: int) -> dict[s
         "single_loss": float(single.mean()),
         "metric": metrics[0],
         "single_metric": metrics[1],
-        "better_by_more_than_noise": bool(gain.mean() > paired_error(gain)),
+        "loss_lower_by_more_than_noise": bool(gain.mean() > paired_error(gain)),
         "positions_per_request": ensemble.price,
         "single_positions_per_request": first.price,
     }
