@@ -31,6 +31,7 @@ def normal(*shape: int) -> torch.Tensor:
 PROMPT = PromptTextPart(
     PromptText("Is it gut?\n«ja» 日本", (Demonstration("a", "b"),), (Demonstration("", "c"),), 1)
 )
+ENSEMBLE = PromptTextPart(PromptText("Ja?"), (PROMPT.prompt, PromptText("Nein?", slot="user")))
 VIRTUAL = VirtualTokensPart(normal(3, 8))
 PREFIX = KVPrefixPart((normal(2, 3, 4), normal(2, 3, 4)), (normal(2, 3, 4), normal(2, 3, 4)), True)
 LOW_RANK = LowRankPart(
@@ -61,6 +62,7 @@ LINEAR = ShallowModelPart(
 )
 PARTS: dict[str, tuple[Part, ...]] = {
     "prompt": (PROMPT,),
+    "ensemble": (ENSEMBLE, LOW_RANK),
     "virtual": (VIRTUAL,),
     "virtual in place": (VirtualTokensPart(VIRTUAL.embeddings, True), PROMPT),
     "prefix": (PREFIX,),

@@ -110,6 +110,15 @@ def test_a_search_is_given_its_budget_and_says_so(ground: Ground) -> None:
     assert job.backward_tokens == work["backward_tokens"] == 0
 
 
+def test_every_row_is_measured_behind_every_prompt(ground: Ground) -> None:
+    method = find_method("prompt_search")
+    settings = [parse_settings(method, {"ensemble": count}) for count in (1, 4)]
+    planner = Planner(ground, [(method, 0)], {method.name: settings[0]})
+    one = planner.plan((), 3000).jobs[0].measure_seconds
+    planner._settings = {method.name: settings[1]}
+    assert planner.plan((), 3000).jobs[0].measure_seconds == pytest.approx(4 * one)
+
+
 def test_what_never_calls_the_base_costs_nothing_of_it(ground: Ground) -> None:
     (job,) = planned(ground, "tfidf")[0].jobs
     assert job.token_passes == job.flops == 0

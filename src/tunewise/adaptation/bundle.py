@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from tunewise.adaptation.parts import Part
+from tunewise.adaptation.parts import Part, PromptTextPart, text_replaced
 from tunewise.errors import AdaptationError
+from tunewise.task.prompt import PromptText
 from tunewise.task.types import TaskSpec
 
 P = TypeVar("P", bound=Part)
@@ -68,7 +69,8 @@ class Adaptation:
     """What a method finds.
 
     Attributes:
-        parts: at most one of each kind.
+        parts: at most one of each kind. A text of several prompts needs labels that are scored,
+            and that it is read: no part may stand in its place.
         decoding: how answers are read out.
         spec: the task it was made for.
         provenance: where it came from.
@@ -85,10 +87,30 @@ class Adaptation:
             raise AdaptationError(
                 "an adaptation holds at most one part of each kind", found=", ".join(kinds)
             )
+        if len(self.prompts) == 1:
+            return
+        if self.decoding.mode != "score" or text_replaced(self.parts):
+            raise AdaptationError(
+                "an adaptation cannot answer through several prompts",
+                found=f"{len(self.prompts)} prompts, "
+                + (
+                    f"answers read out as {self.decoding.mode!r}"
+                    if self.decoding.mode != "score"
+                    else "and a trained part in place of their text"
+                ),
+                expected="labels that are scored behind every prompt: only scores have a mean",
+                fix="keep one prompt",
+            )
 
     def part(self, kind: type[P]) -> P | None:
         """The part of this kind, or None."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
+
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """The texts that answer together: one, empty where there is no prompt_text part."""
+        part = self.part(PromptTextPart)
+        return (PromptText(""),) if part is None else part.prompts
 
     @property
     def kinds(self) -> tuple[str, ...]:

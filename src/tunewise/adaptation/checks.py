@@ -1,4 +1,4 @@
-"""Shapes and dtypes of a part's tensors, held against the contract in `parts`.
+"""What a part holds, such as shapes and dtypes of tensors, held against the contract in `parts`.
 
 The same check runs before a part is written and after it is read.
 """
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from tunewise.adaptation.parts import (
+    MOST_PROMPTS,
     KVPrefixPart,
     LowRankPart,
     Part,
+    PromptTextPart,
     ShallowModelPart,
     VirtualTokensPart,
     WeightsPart,
@@ -23,12 +25,14 @@ from tunewise.errors import AdaptationError
 
 
 def check_part(part: Part) -> None:
-    """Check shapes and dtypes against the contract in `parts`.
+    """Check shapes, dtypes and counts against the contract in `parts`.
 
     Raises:
         AdaptationError: one is wrong; the tensor, its shape and its dtype are named.
     """
-    if isinstance(part, VirtualTokensPart):
+    if isinstance(part, PromptTextPart):
+        _check_prompts(part)
+    elif isinstance(part, VirtualTokensPart):
         _check(part.kind, "embeddings", part.embeddings, dims=2)
     elif isinstance(part, KVPrefixPart):
         _check_prefix(part)
@@ -48,6 +52,16 @@ def _check(
             f"a tensor of the {kind} part has the wrong form",
             found=f"{name}: shape {tuple(tensor.shape)}, {tensor.dtype}",
             expected=f"{dims} dimensions, not empty, {dtype}",
+        )
+
+
+def _check_prompts(part: PromptTextPart) -> None:
+    count, different = len(part.prompts), len(set(part.prompts))
+    if count != different or count > MOST_PROMPTS:
+        raise AdaptationError(
+            "the prompts of a prompt_text part cannot answer together",
+            found=f"{count} prompts, {different} of them different",
+            expected=f"up to {MOST_PROMPTS}, each once",
         )
 
 

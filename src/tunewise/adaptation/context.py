@@ -74,17 +74,30 @@ class FitContext:
             work=self.ledger.work().as_dict(),
             versions=installed_versions(),
             start=None if self.start is None else fingerprint_of(self.start),
-            notes=notes,
+            notes=self._start_notes() | notes,
         )
         return Adaptation(parts, decoding, self.view.spec, provenance)
 
     def starting_prompt(self) -> PromptText:
-        """The text prompt to begin with: that of `start`, else the task's plain instruction."""
+        """The text prompt to begin with: that of `start`, else the task's plain instruction.
+
+        Of a start with several prompts it is the first.
+        """
         part = None if self.start is None else self.start.part(PromptTextPart)
         return PromptText(self.view.spec.instruction) if part is None else part.prompt
+
+    def starting_decoding(self) -> Decoding | None:
+        """The readout of `start`; None without one, and where it is that of several prompts."""
+        if self.start is None or len(self.start.prompts) > 1:
+            return None
+        return self.start.decoding
 
     def starting_parts(self) -> tuple[Part, ...]:
         """The parts of `start`, a text prompt always among them."""
         given = () if self.start is None else self.start.parts
         others = tuple(part for part in given if not isinstance(part, PromptTextPart))
         return (PromptTextPart(self.starting_prompt()), *others)
+
+    def _start_notes(self) -> dict[str, Any]:
+        count = 1 if self.start is None else len(self.start.prompts)
+        return {} if count == 1 else {"began_behind": f"the first of the start's {count} prompts"}

@@ -1,6 +1,6 @@
 """Parts as files and back: bytes in, bytes out, no disk.
 
-    prompt_text      prompt_text.json
+    prompt_text      prompt_text.json, and of an ensemble prompt_text_2.json and so on
     virtual_tokens   adapter_config.json + adapter_model.safetensors   PEFT prompt tuning
     kv_prefix        kv_prefix.safetensors
     low_rank         adapter_config.json + adapter_model.safetensors   PEFT LoRA
@@ -154,11 +154,12 @@ def part_files(part: Part, base_name: str, taken: Files) -> tuple[PartEntry, Fil
     kind = part.kind
     flag: bool | None = None
     if isinstance(part, PromptTextPart):
-        prompt = {item.name: getattr(part.prompt, item.name) for item in fields(part.prompt)}
-        if part.prompt.slot == SYSTEM_SLOT:
-            # Left out, as in folders from before there was a choice.
-            del prompt["slot"]
-        files = {"prompt_text.json": json_bytes(prompt, kind)}
+        files = {
+            "prompt_text.json" if number == 1 else f"prompt_text_{number}.json": json_bytes(
+                _prompt_record(prompt), kind
+            )
+            for number, prompt in enumerate(part.prompts, start=1)
+        }
     elif isinstance(part, VirtualTokensPart):
         folder = f"{VIRTUAL_TOKENS_FOLDER}/" if CONFIG_FILE in taken else ""
         k, width = part.embeddings.shape
@@ -212,9 +213,8 @@ def read_part(entry: PartEntry, read: Reader) -> Part:
 def _read_part(entry: PartEntry, read: Reader) -> Part:
     contents = [read(name) for name in entry.files]
     match entry.kind, contents:
-        case "prompt_text", [text]:
-            wrapped = json.dumps({"prompt": json.loads(text)})
-            return PromptTextPart(_Prompt.model_validate_json(wrapped).prompt)
+        case "prompt_text", [text, *others]:
+            return PromptTextPart(_prompt_of(text), tuple(_prompt_of(each) for each in others))
         case "virtual_tokens", [_, data]:
             embeddings = _only(tensors_of(data), PROMPT_EMBEDDINGS)
             return VirtualTokensPart(embeddings, bool(entry.replaces_shared_text))
@@ -229,6 +229,18 @@ def _read_part(entry: PartEntry, read: Reader) -> Part:
             tensors = tensors_of(data[0]) if data else {}
             return ShallowModelPart(record.rule, record.config, tensors)
     raise ValueError(f"no part {entry.kind!r} with {len(contents)} files is known to this version")
+
+
+def _prompt_record(prompt: PromptText) -> dict[str, Any]:
+    record = {item.name: getattr(prompt, item.name) for item in fields(prompt)}
+    if prompt.slot == SYSTEM_SLOT:
+        # Left out, as in folders from before there was a choice.
+        del record["slot"]
+    return record
+
+
+def _prompt_of(text: bytes) -> PromptText:
+    return _Prompt.model_validate_json(json.dumps({"prompt": json.loads(text)})).prompt
 
 
 def tensors_of(data: bytes) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """The kinds of part an adaptation is made of. Closed: everything above knows parts, not methods.
 
-    prompt_text      instruction and demonstrations, as text              ~1 kB
+    prompt_text      instruction and demonstrations, as text; one or more ~1 kB
     virtual_tokens   k x D floats before the rows                         ~50 kB
     kv_prefix        keys and values of k positions, every layer          ~1 MB
     low_rank         A and B per linear layer, a PEFT LoRA checkpoint     ~10 MB
@@ -21,13 +21,28 @@ from torch import Tensor
 
 from tunewise.task.prompt import PromptText
 
+MOST_PROMPTS = 8
+"""Prompts of one ensemble: every request pays for all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class PromptTextPart:
-    """Instruction and demonstrations, as text."""
+    """Instruction and demonstrations, as text. Several prompts are an ensemble.
+
+    Attributes:
+        prompt: the prompt, or the first of several; what starts from this part starts here.
+        others: the further prompts. Only where labels are scored: a row's scores are then the mean
+            over all prompts, and one `Decoding` reads the answer out of them.
+    """
 
     kind: ClassVar[str] = "prompt_text"
     prompt: PromptText
+    others: tuple[PromptText, ...] = ()
+
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """All of them."""
+        return (self.prompt, *self.others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from tunewise.adaptation.attach import attached, computed_positions, lower_parts
 from tunewise.adaptation.bundle import Adaptation, Decoding
-from tunewise.adaptation.parts import PromptTextPart, ShallowModelPart
+from tunewise.adaptation.parts import ShallowModelPart
 from tunewise.adaptation.readout import Answer, Readout
 from tunewise.adaptation.shallow import ShallowPredictor
 from tunewise.errors import WrongBaseError
 from tunewise.model.base import Base
 from tunewise.model.ledger import Ledger
-from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 
 
@@ -34,7 +33,10 @@ class Predictor(Protocol):
         ...
 
     def prompt_tokens(self, inputs: Sequence[str]) -> float:
-        """Mean number of positions and tokens that are put around a row's own text."""
+        """Mean number of positions and tokens that are put around a row's own text.
+
+        Of several prompts all are counted, and the row's text for every time it is read again.
+        """
         ...
 
 
@@ -51,12 +53,14 @@ class BasePredictor:
 
     def prompt_tokens(self, inputs: Sequence[str]) -> float:
         """See `Predictor.prompt_tokens`."""
-        renderer, tokenizer = self.readout.renderer, self.readout.base.tokenizer
+        tokenizer = self.readout.base.tokenizer
+        readouts = (self.readout, *self.readout.others)
         around = [
-            len(renderer.row_tokens(text)) - len(tokenizer.encode(text, add_special_tokens=False))
+            sum(len(each.renderer.row_tokens(text)) for each in readouts)
+            - len(tokenizer.encode(text, add_special_tokens=False))
             for text in inputs
         ]
-        return self.readout.prefix.length + float(np.mean(around))
+        return sum(each.prefix.length for each in readouts) + float(np.mean(around))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +111,13 @@ def predictor_for(
             expected=f"{made_for.base_name}, fingerprint {made_for.base_fingerprint[:12]}",
             fix=f"use --base {made_for.base_name}, or fit again on this base",
         )
-    part = adaptation.part(PromptTextPart)
-    prompt = PromptText("") if part is None else part.prompt
-    renderer = Renderer(base.tokenizer, adaptation.spec, prompt)
+    readouts = []
     with attached(base, adaptation.parts):
-        if ledger is not None:
-            ledger.charge(forward=computed_positions(renderer, adaptation.parts))
-        prefix = lower_parts(base, renderer, adaptation.parts)
-        yield BasePredictor(Readout(base, renderer, prefix, ledger), adaptation.decoding)
+        for prompt in adaptation.prompts:
+            renderer = Renderer(base.tokenizer, adaptation.spec, prompt)
+            if ledger is not None:
+                ledger.charge(forward=computed_positions(renderer, adaptation.parts))
+            prefix = lower_parts(base, renderer, adaptation.parts)
+            readouts.append(Readout(base, renderer, prefix, ledger))
+        readout = replace(readouts[0], others=tuple(readouts[1:]))
+        yield BasePredictor(readout, adaptation.decoding)

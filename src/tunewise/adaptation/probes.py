@@ -29,6 +29,7 @@ from tunewise.adaptation.parts import (
     VirtualTokensPart,
 )
 from tunewise.adaptation.predict import BasePredictor, predictor_for
+from tunewise.adaptation.readout import Readout
 from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
 from tunewise.model.forward import pad_rows, row_inputs, selected_logits
@@ -171,8 +172,16 @@ def probe(base: Base, adaptation: Adaptation, inputs: Sequence[str] = PROBE_INPU
 
 
 def first_token(predictor: BasePredictor, inputs: Sequence[str]) -> Tensor:
-    """(n, V) log-probabilities of the first token of each answer, float32 on the CPU."""
+    """(n, V) log-probabilities of the first token of each answer, float32 on the CPU.
+
+    Of several prompts their mean, as a distribution again.
+    """
     readout = predictor.readout
+    found = [_first_token(each, inputs) for each in (readout, *readout.others)]
+    return torch.stack(found).mean(dim=0).log_softmax(dim=-1) if readout.others else found[0]
+
+
+def _first_token(readout: Readout, inputs: Sequence[str]) -> Tensor:
     base, renderer, prefix = readout.base, readout.renderer, readout.prefix
     found = []
     for text in inputs:  # one by one: a probe must not depend on its neighbours

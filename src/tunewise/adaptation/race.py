@@ -126,9 +126,11 @@ class Contestant:
         Label scores are taken to the labels' training frequencies first: on a few rows a prompt's
         preference for a label, which calibration removes, would outweigh what it knows.
         """
-        if not self.by_label:
-            return np.array(self.scores[:until])
         scores = np.array(self.scores[:until])
+        return self.losses_of(scores) if self.by_label else scores
+
+    def losses_of(self, scores: Floats) -> Floats:
+        """`losses` of other label scores (n, L) than its own, on the first n rows."""
         frequencies = np.array(label_frequencies(self.context.view))
         gold = self._gold()[: len(scores)]
         return row_cross_entropies(scores + batch_bias(scores, frequencies), gold)
@@ -139,12 +141,12 @@ class Contestant:
         if not self.by_label:
             count = sum(len(each.answer) for each in self.examples[: len(scores)])
             return Verdict(None, sum(scores) / count, self.decoding)
-        return label_verdict(
-            np.array(scores),
-            self._gold()[: len(scores)],
-            self.renderer,
-            label_frequencies(self.context.view),
-        )
+        return self.verdict_of(np.array(scores))
+
+    def verdict_of(self, scores: Floats) -> Verdict:
+        """`verdict` of other label scores (n, L) than its own, on the first n rows."""
+        frequencies = label_frequencies(self.context.view)
+        return label_verdict(scores, self._gold()[: len(scores)], self.renderer, frequencies)
 
     def _gold(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         labels = self.context.view.spec.labels

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewise.adaptation.bundle import Decoding
+from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
 from tunewise.model.decode import Choose, Constraint, LabelState, decode
 from tunewise.model.grammar import JsonGrammar
@@ -62,7 +63,7 @@ def label_sequences(renderer: Renderer) -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """Reads answers behind one shared prefix.
+    """Reads answers behind one shared prefix, or scores labels behind several.
 
     Attributes:
         base: the base with whatever is attached to it.
@@ -71,6 +72,7 @@ class Readout:
         ledger: books the work where given.
         choose: given a row's tokens, what takes the tokens of its answer; None takes the likeliest.
             Scored labels know nothing of it.
+        others: of the further prompts of an ensemble; where there are any, only labels are read.
     """
 
     base: Base
@@ -78,25 +80,46 @@ class Readout:
     prefix: SharedPrefix
     ledger: Ledger | None = None
     choose: Callable[[Sequence[int]], Choose] | None = None
+    others: tuple[Readout, ...] = ()
 
     def label_scores(self, inputs: Sequence[str]) -> Floats:
-        """(n, L) sums of token log-probabilities of the labels."""
-        rows = [self.renderer.row_tokens(text) for text in inputs]
-        labels = label_sequences(self.renderer)
-        scores = label_log_probabilities(self.base, self.prefix, rows, labels, self.ledger)
-        return np.asarray(scores.double().numpy())
+        """(n, L) sums of token log-probabilities of the labels; of several prompts their mean."""
+        found = []
+        for each in (self, *self.others):
+            rows = [each.renderer.row_tokens(text) for text in inputs]
+            labels = label_sequences(each.renderer)
+            scores = label_log_probabilities(each.base, each.prefix, rows, labels, each.ledger)
+            found.append(np.asarray(scores.double().numpy()))
+        return joined_scores(found)
 
     def answers(self, inputs: Sequence[str], decoding: Decoding) -> list[Answer]:
-        """Answers to all inputs, in order. A row that does not fit the context is a failure."""
-        rows = [self.renderer.row_tokens(text) for text in inputs]
-        room = self.base.context_length - self.prefix.length - self._answer_room(decoding)
-        fits = [index for index, row in enumerate(rows) if len(row) <= room]
+        """Answers to all inputs, in order. A row that does not fit the context is a failure.
+
+        Raises:
+            AdaptationError: several prompts are to generate one answer.
+        """
+        if self.others and decoding.mode != "score":
+            raise AdaptationError(
+                "several prompts have no generated answer in common",
+                found=f"{1 + len(self.others)} prompts, answers read out as {decoding.mode!r}",
+                expected="labels that are scored",
+                fix="ask with one prompt",
+            )
+        long = self.too_long(inputs, decoding)
+        fits = [index for index, why in enumerate(long) if not why]
         found = dict(zip(fits, self._answers([inputs[i] for i in fits], decoding), strict=True))
-        return [
-            found.get(index)
-            or Answer(None, failure=f"{len(row)} tokens, and the model's context leaves {room}")
-            for index, row in enumerate(rows)
-        ]
+        return [found.get(index) or Answer(None, failure=why) for index, why in enumerate(long)]
+
+    def too_long(self, inputs: Sequence[str], decoding: Decoding) -> list[str]:
+        """Why each input does not fit the context, behind whichever prompt; "" where it does."""
+        found = [""] * len(inputs)
+        for each in (self, *self.others):
+            room = each.base.context_length - each.prefix.length - each._answer_room(decoding)
+            for index, text in enumerate(inputs):
+                length = len(each.renderer.row_tokens(text))
+                if length > room and not found[index]:
+                    found[index] = f"{length} tokens, and the model's context leaves {room}"
+        return found
 
     def _answer_room(self, decoding: Decoding) -> int:
         if decoding.mode in {"score", "trie"}:
@@ -188,6 +211,19 @@ class Readout:
             choose=self.choose,
         )
         return [Answer(self.renderer.decode(each.tokens), each.probability) for each in decoded]
+
+
+def joined_scores(scores: Sequence[Floats]) -> Floats:
+    """Label scores of several prompts as those of one: their mean.
+
+    A number that all labels of a row have in common changes neither answer nor probabilities, so a
+    prompt behind which every label is unlikely weighs neither more nor less than another, and
+    nothing is to be made equal first.
+
+    Args:
+        scores: (n, L) of every prompt.
+    """
+    return np.asarray(np.mean(np.stack(scores), axis=0))
 
 
 def adjusted_scores(scores: Floats, renderer: Renderer, decoding: Decoding) -> Floats:

@@ -124,17 +124,18 @@ def _task(
         )
     if values["like"] is None:
         spec, decoding = _spec(own)
-        text, base_name = PromptText(spec.instruction), None
+        text, base_name = PromptTextPart(PromptText(spec.instruction)), None
     else:
         other = _like(registry, values["like"])
         part = other.part(PromptTextPart)
         spec, decoding = other.spec, other.decoding
-        text = PromptText("") if part is None else part.prompt
+        text = PromptTextPart(PromptText("")) if part is None else part
         base_name = other.provenance.base_name
     if values["prompt"] is not None:
-        text = read_prompt(values["prompt"])
-    empty = not (text.instruction or text.demonstrations or text.pool)
-    return spec, decoding, () if empty else (PromptTextPart(text),), base_name
+        text = PromptTextPart(read_prompt(values["prompt"]))
+    first = text.prompt
+    empty = not (first.instruction or first.demonstrations or first.pool or text.others)
+    return spec, decoding, () if empty else (text,), base_name
 
 
 def _like(registry: Registry, given: str) -> Any:

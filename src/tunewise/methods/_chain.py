@@ -22,7 +22,13 @@ from tunewise.adaptation.checkpoint import load_state, save_state
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.store import fingerprint_of, load, save
 from tunewise.errors import AdaptationError, BudgetTooSmallError, ConfigError
-from tunewise.methods._contract import Method, MethodSettings, Needs, member_field
+from tunewise.methods._contract import (
+    Method,
+    MethodSettings,
+    Needs,
+    member_field,
+    prompts_at_most,
+)
 from tunewise.methods._gradient import TrainingSettings
 from tunewise.methods._joint import PLUS
 from tunewise.methods._stages import Stages
@@ -89,7 +95,8 @@ class Chain:
     def fit(self, context: FitContext, settings: MethodSettings) -> Adaptation:
         """See `Method.fit`."""
         run = _Run(context, self.name, settings)
-        stages = Stages(context, len(self.links))
+        found = [prompts_at_most(_link_settings(link, settings)) for link in self.links]
+        stages = Stages(context, sum(found))
         run.reserve = stages.reserve
         limits = self._limits(context.ledger.remaining, settings)
         either = bool(settings.model_dump().get(EITHER_START))

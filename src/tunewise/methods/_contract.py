@@ -21,6 +21,8 @@ from tunewise.errors import ConfigError, UnknownNameError
 from tunewise.task.types import Kind
 
 ALL_KINDS = frozenset(Kind)
+ENSEMBLE = "ensemble"
+"""The setting of a method that finds several prompts: how many."""
 _OWN_NAME = "own_name"
 
 
@@ -85,6 +87,17 @@ class Method(Protocol):
             BudgetTooSmallError: the ledger does not cover one step.
         """
         ...
+
+
+def prompts_at_most(settings: MethodSettings) -> int:
+    """Prompts that what is found answers through, at most: what a setting `ensemble` says.
+
+    Args:
+        settings: of a method, or of one that is made of others.
+    """
+    fields = type(settings).model_fields
+    named = [name for name in fields if ENSEMBLE in (name, _own(fields[name]))]
+    return max([1, *(int(getattr(settings, name)) for name in named)])
 
 
 def member_field(field: FieldInfo, name: str) -> FieldInfo:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from tunewise.adaptation.parts import MOST_PROMPTS
 from tunewise.methods._contract import MethodSettings
 
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -44,6 +45,13 @@ class PromptSearchSettings(MethodSettings):
     pick: Literal["balanced", "random", "coverage", "hard", "nearest"] | None = Field(
         None,
         description="'balanced', 'random', 'coverage', 'hard' or 'nearest'; unset: chosen",
+    )
+    ensemble: int = Field(
+        1,
+        ge=1,
+        le=MOST_PROMPTS,
+        description="number of prompts whose label scores are averaged; each is paid by every "
+        "request; 1: one prompt",
     )
     edits: int = Field(16, ge=0, description="number of edits of the winner raced at most")
     pool_rows: int = Field(

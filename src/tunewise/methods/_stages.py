@@ -13,10 +13,10 @@ from typing import Any
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.ensemble import Ensemble
 from tunewise.adaptation.judge import Verdict, sample_rows
 from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.race import Contestant, fitting_rows
-from tunewise.task.prompt import PromptText
 
 # Of a chain's budget, at most so much is set aside for judging its stages.
 _SHARE = 0.06
@@ -32,7 +32,7 @@ class Stages:
 
     Args:
         context: the chain's fit.
-        links: how many there are.
+        prompts: of all stages at most, more than stages where some answer through several.
 
     Attributes:
         rows: validation rows that every stage is judged on; none where the share of the budget
@@ -40,7 +40,7 @@ class Stages:
         reserve: token passes to leave in the ledger for that.
     """
 
-    def __init__(self, context: FitContext, links: int) -> None:
+    def __init__(self, context: FitContext, prompts: int) -> None:
         self.context = context
         rows = sample_rows(fitting_rows(context), _MOST_ROWS, seed=context.seed, shuffled=True)
         remaining = context.ledger.remaining
@@ -48,13 +48,13 @@ class Stages:
         if remaining is None:
             return
         plain = Contestant(context, "plain", context.starting_prompt(), (), rows)
-        room = _SHARE * remaining / (_DEARER * links)
+        room = _SHARE * remaining / (_DEARER * prompts)
         count, fewest = len(rows), min(_FEWEST_ROWS, len(rows))
         while count >= fewest and plain.cost(count) > room:
             count -= 1
         self.rows = tuple(rows[:count]) if count >= fewest else ()
         if self.rows:
-            self.reserve = int(_DEARER * links * plain.cost(count))
+            self.reserve = int(_DEARER * prompts * plain.cost(count))
 
     def best(self, found: Sequence[Adaptation]) -> tuple[Adaptation, dict[str, Any]]:
         """The stage that is kept, and notes for the record.
@@ -81,14 +81,18 @@ class Stages:
     def _verdict(self, found: Adaptation) -> Verdict | None:
         """What the rows say of a stage; None where it is too dear or does not fit."""
         others = tuple(part for part in found.parts if not isinstance(part, PromptTextPart))
-        part = found.part(PromptTextPart)
-        prompt = PromptText("") if part is None else part.prompt
+        name, count = found.provenance.method, len(self.rows)
         with attached(self.context.base, others):
-            one = Contestant(self.context, found.provenance.method, prompt, others, self.rows)
-            if not one.fits or not self.context.ledger.covers(one.cost(len(self.rows))):
+            stage = Ensemble(
+                [
+                    Contestant(self.context, name, prompt, others, self.rows)
+                    for prompt in found.prompts
+                ]
+            )
+            if not stage.fits or not self.context.ledger.covers(stage.cost(count)):
                 return None
-            one.extend(len(self.rows))
-            return one.verdict()
+            stage.extend(count)
+            return stage.verdict(count)
 
 
 def _rank(verdict: Verdict | None) -> tuple[float, float]:

@@ -71,7 +71,7 @@ class EitherStart:
         if takes_plain and _below(found, searched.verdict()):
             told["taken"] = "given, which training from the instruction did not come up to"
             decoding = searched.verdict().decoding
-            found = context.finish(self.name, settings, given.parts, decoding)
+            found = context.finish(self.name, settings, context.starting_parts(), decoding)
         notes = dict(found.provenance.notes) | {"starts": told}
         return replace(found, provenance=replace(found.provenance, notes=notes))
 

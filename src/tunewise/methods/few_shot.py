@@ -90,8 +90,9 @@ class FewShot:
         )
 
     def _untried(self, context: FitContext, prompt: PromptText) -> Decoding:
-        if context.start is not None:
-            return context.start.decoding
+        given = context.starting_decoding()
+        if given is not None:
+            return given
         renderer = Renderer(context.base.tokenizer, context.view.spec, prompt)
         return default_decoding(context.view.spec, renderer, context.view.train)
 

@@ -3,7 +3,8 @@
 Three races on shared validation rows, inside the one budget: instructions without demonstrations;
 the best of them with demonstrations; edits of what won. The last winner is confirmed on rows that
 no race used; where it is not better there, the start is kept. The start takes part in every race,
-and a dearer prompt has to be better by more than the noise.
+and a dearer prompt has to be better by more than the noise. Asked for an ensemble, it adds others
+that were raced to what it kept.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tunewise.adaptation.judge import sample_rows
 from tunewise.adaptation.parts import PromptTextPart, text_replaced
 from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, fitting_rows, race, told
 from tunewise.methods._contract import Needs
+from tunewise.methods._ensemble import gathered, set_aside
 from tunewise.methods._proposals import proposals
 from tunewise.methods._search_settings import PromptSearchSettings
 from tunewise.task.edits import edits
@@ -53,8 +55,8 @@ class PromptSearch:
         """See `Method.fit`."""
         search = _Search(context, settings)
         with attached(context.base, search.others):
-            prompt, decoding = search.run()
-        parts = (PromptTextPart(prompt), *search.others)
+            text, decoding = search.run()
+        parts = (text, *search.others)
         return context.finish(self.name, settings, parts, decoding, **search.notes)
 
 
@@ -76,19 +78,22 @@ class _Search:
         self.names = {self.start.prompt.instruction: "start"}
         self.entered = {self.start.prompt}
         self.notes: dict[str, Any] = {}
+        self.aside = set_aside(self.start, settings.ensemble, len(self.rows) - self.race_rows)
 
-    def run(self) -> tuple[PromptText, Decoding]:
-        """The prompt that is kept, and how answers are read out behind it."""
+    def run(self) -> tuple[PromptTextPart, Decoding]:
+        """What is kept, and how answers are read out behind it."""
         start, everything = self.start, len(self.rows)
         self.notes |= {"rounds": [], "instructions": {}}
+        if self.settings.ensemble > 1:
+            self.notes["ensemble"] = "not made: nothing was raced"
         if not start.fits or not self.ledger.covers(start.cost(everything)):
-            given = self.context.start
+            given = self.context.starting_decoding()
             self.notes["kept"] = "start, uncalibrated: the budget or the context allows no more"
-            return start.prompt, start.decoding if given is None else given.decoding
+            return PromptTextPart(start.prompt), start.decoding if given is None else given
         start.extend(everything)
         if text_replaced(self.others):
             self.notes["kept"] = "start: what was trained stands in place of the prompt"
-            return start.prompt, start.verdict().decoding
+            return PromptTextPart(start.prompt), start.verdict().decoding
         first = self._race("instructions", self._instructions(), INSTRUCTIONS_UNTIL)
         second = self._race(
             "demonstrations", self._with_demonstrations(first), DEMONSTRATIONS_UNTIL
@@ -101,7 +106,12 @@ class _Search:
         self.notes["kept"] = kept.name
         shown_rows = len(kept.prompt.demonstrations) + kept.prompt.nearest
         self.notes["demonstrations"] = shown_rows
-        return kept.prompt, kept.verdict().decoding
+        if self.settings.ensemble == 1:
+            return PromptTextPart(kept.prompt), kept.verdict().decoding
+        raced = [one for each in (third, second, first) for one in each.standing]
+        part, decoding, told = gathered(kept, raced, self.settings.ensemble, self.race_rows)
+        self.notes |= told
+        return part, decoding
 
     def _contestant(self, name: str, prompt: PromptText) -> Contestant:
         return Contestant(self.context, name, prompt, self.others, self.rows)
@@ -120,7 +130,7 @@ class _Search:
         if limit is None:
             entrants = list(candidates)
         else:
-            reserve = limit - int(until * limit)
+            reserve = limit - int(until * (limit - self.aside))
             room = limit - reserve - self.ledger.spent
             payable = self._confirmable(candidates, (1 - EDITS_UNTIL) * limit, left_out)
             entrants, passed_over = affordable(payable, first=first, most=self.race_rows, room=room)

@@ -15,7 +15,7 @@ import psutil
 
 from tunewise.errors import BudgetTooSmallError
 from tunewise.measure.records import SkippedMethod
-from tunewise.methods._contract import Method
+from tunewise.methods._contract import Method, prompts_at_most
 from tunewise.model.calibrate import Pace
 from tunewise.model.decode import MOST_POSITIONS, MOST_ROWS
 from tunewise.model.forward import group_by_length
@@ -90,7 +90,10 @@ class Planner:
         task, paces, pace = self._task, self._paces, self._paces.of(method)
         settings = self._settings[method.name]
         work = work_of(task, method, settings, seed=seed, budget=budget, pace=pace)
-        return _job(task, method, seed, work, paces, self._resident)
+        job = _job(task, method, seed, work, paces, self._resident)
+        # Every row is read behind every prompt.
+        prompts = prompts_at_most(settings)
+        return replace(job, measure_seconds=prompts * job.measure_seconds)
 
 
 def _job(

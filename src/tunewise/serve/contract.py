@@ -83,11 +83,13 @@ class Ready:
         content_hash: of the adaptation; "" for the base alone.
         kinds: the kinds of its parts.
         bytes: memory it takes beside the base: its tensors and the keys and values of its prefix.
-        prefix_positions: positions that stand before every row.
+        prefix_positions: positions that stand before every row; of an ensemble before the row
+            behind its first prompt.
         spec: its task; None for the base alone.
         decoding: its readout; None for the base alone.
         renderer: turns an input into tokens; None for the base alone.
         held: the engine's own.
+        others: the same behind each further prompt of an ensemble; all answer together.
     """
 
     tenant: str
@@ -99,6 +101,7 @@ class Ready:
     decoding: Decoding | None
     renderer: Renderer | None = field(repr=False)
     held: Any = field(repr=False, default=None)
+    others: tuple[Ready, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ class Request:
             trie, JSON, or text); its `sampling` counts only where the answer is generated. "text"
             generates freely. "labels" gives the calibrated probability of every label.
             "embedding" gives the mean of the last hidden states over the row.
+        others: the row's tokens behind each of `ready.others`.
     """
 
     ready: Ready
@@ -154,6 +158,7 @@ class Request:
     text: str = ""
     sampling: Sampling = GREEDY
     readout: ReadoutName = "own"
+    others: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

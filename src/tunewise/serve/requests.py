@@ -34,7 +34,9 @@ def row_request(
             "the base alone has no task that a row could be rendered for",
             expected="the tokens of a conversation (`chat_tokens`) or of a text",
         )
-    return Request(ready, ready.renderer.row_tokens(text), text, sampling, readout)
+    renderers = [each.renderer for each in ready.others]
+    others = tuple(each.row_tokens(text) for each in renderers if each is not None)
+    return Request(ready, ready.renderer.row_tokens(text), text, sampling, readout, others)
 
 
 def chat_tokens(tokenizer: Any, messages: Sequence[Message]) -> tuple[int, ...]:

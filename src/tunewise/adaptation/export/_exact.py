@@ -10,7 +10,6 @@ from tunewise.adaptation.export._contract import Source
 from tunewise.adaptation.parts import PromptTextPart, text_replaced
 from tunewise.adaptation.store import fingerprint_of
 from tunewise.errors import AdaptationError
-from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 
 RECORD = "export.json"
@@ -20,9 +19,7 @@ PROBES = ("A short text.", "  two  spaces, 3 numbers\nand a line", "Ünïcode �
 
 def renderer_of(source: Source) -> Renderer:
     """The renderer that fitting, measuring and predicting used."""
-    part = source.adaptation.part(PromptTextPart)
-    prompt = PromptText("") if part is None else part.prompt
-    return Renderer(source.tokenizer, source.adaptation.spec, prompt)
+    return Renderer(source.tokenizer, source.adaptation.spec, source.adaptation.prompts[0])
 
 
 def text_only(source: Source, name: str) -> Renderer:
@@ -33,7 +30,7 @@ def text_only(source: Source, name: str) -> Renderer:
         name: of the format, for the message.
 
     Raises:
-        AdaptationError: it holds another part, or demonstrations that differ from row to row.
+        AdaptationError: it holds another part, or another prompt than one that is fixed.
     """
     adaptation = source.adaptation
     others = [kind for kind in adaptation.kinds if kind != PromptTextPart.kind]
@@ -44,17 +41,28 @@ def text_only(source: Source, name: str) -> Renderer:
             expected="a prompt_text part alone: a text without the rest is not what was measured",
             fix="--as peft, where the other parts allow it",
         )
-    refuse_nearest(adaptation, name)
+    check_one_prompt(adaptation, name)
     return renderer_of(source)
 
 
-def refuse_nearest(adaptation: Adaptation, name: str) -> None:
-    """Refuse a prompt that is another one for every row.
+def check_one_prompt(adaptation: Adaptation, name: str) -> None:
+    """Refuse a prompt that is another one for every row, and several that answer together.
+
+    Args:
+        adaptation: what is exported.
+        name: of the format, for the message.
 
     Raises:
-        AdaptationError: it shows the demonstrations nearest to the row.
+        AdaptationError: it shows the demonstrations nearest to the row, or is an ensemble.
     """
     part = adaptation.part(PromptTextPart)
+    if part is not None and part.others:
+        raise AdaptationError(
+            f"this adaptation cannot be exported as {name}",
+            found=f"{len(part.prompts)} prompts whose label scores are averaged",
+            expected="one prompt: no other tool asks with several and averages",
+            fix="predict or serve with Tunewise, or search with --ensemble 1",
+        )
     if part is not None and part.prompt.nearest:
         raise AdaptationError(
             f"this adaptation cannot be exported as {name}",

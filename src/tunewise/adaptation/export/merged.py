@@ -22,10 +22,10 @@ import torch
 from tunewise.adaptation.export._contract import Source
 from tunewise.adaptation.export._exact import (
     RECORD,
+    check_one_prompt,
     placeholder_for,
     probes_for,
     record_of,
-    refuse_nearest,
     renderer_of,
     same_tokens,
     text_before,
@@ -114,7 +114,7 @@ def _refuse(source: Source, name: str) -> None:
             "has a place in weights",
             fix="--as peft" if others else "--as text",
         )
-    refuse_nearest(adaptation, name)
+    check_one_prompt(adaptation, name)
 
 
 def _save_merged(

@@ -25,10 +25,10 @@ from torch import Tensor
 from tunewise.adaptation.export._contract import Source
 from tunewise.adaptation.export._exact import (
     RECORD,
+    check_one_prompt,
     placeholder_for,
     probes_for,
     record_of,
-    refuse_nearest,
     renderer_of,
     same_tokens,
     text_before,
@@ -70,7 +70,7 @@ class PeftFormat:
     def files(self, source: Source) -> Files:
         """See `ExportFormat.files`."""
         trained = _trained(source)
-        refuse_nearest(source.adaptation, self.name)
+        check_one_prompt(source.adaptation, self.name)
         renderer = renderer_of(source)
         files, folders = _checkpoints(trained, source.adaptation.provenance.base_name)
         rows = [

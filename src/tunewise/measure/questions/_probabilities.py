@@ -35,7 +35,8 @@ def label_probabilities(
     if isinstance(predictor, ShallowAnswers):
         return softmax(predictor.predictor.scores(inputs)) if inputs else found
     if adaptation.decoding.mode == "score" and isinstance(predictor, BasePredictor):
-        fits = _fitting(predictor, inputs)
+        long = predictor.readout.too_long(inputs, adaptation.decoding)
+        fits = [index for index, why in enumerate(long) if not why]
         if fits:
             found[fits] = _scored(predictor, adaptation.decoding, [inputs[i] for i in fits])
         return found
@@ -49,13 +50,3 @@ def label_probabilities(
 def _scored(predictor: BasePredictor, decoding: Decoding, inputs: Sequence[str]) -> Floats:
     readout = predictor.readout
     return softmax(adjusted_scores(readout.label_scores(inputs), readout.renderer, decoding))
-
-
-def _fitting(predictor: BasePredictor, inputs: Sequence[str]) -> list[int]:
-    """The rows that leave room for the longest label in the context."""
-    readout = predictor.readout
-    longest = max(len(tokens) for tokens in readout.renderer.label_tokens())
-    room = readout.base.context_length - readout.prefix.length - longest
-    return [
-        index for index, text in enumerate(inputs) if len(readout.renderer.row_tokens(text)) <= room
-    ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.parts import PromptTextPart, text_replaced
+from tunewise.adaptation.parts import text_replaced
 from tunewise.adaptation.predict import needs_base
 from tunewise.measure.questions._formats import RowFormat, draw_formats
 from tunewise.measure.questions._noise import NOISE, Change
@@ -33,12 +33,14 @@ class Variant:
         name: which one, for a reader.
         prompt: the text prompt; None leaves the adaptation's own.
         inputs: of the rows.
+        others: the further prompts, where the adaptation answers through several.
     """
 
     family: str
     name: str
     prompt: PromptText | None
     inputs: tuple[str, ...]
+    others: tuple[PromptText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +65,18 @@ def variants(
         seed: of everything drawn.
     """
     inputs = tuple(row.input for row in rows)
-    part = adaptation.part(PromptTextPart)
-    prompt = PromptText("") if part is None else part.prompt
+    prompt = adaptation.prompts[0]
     found = [Variant(each.family, each.name, None, each.inputs) for each in _noise(inputs, seed)]
     left_out: dict[str, str] = {}
     if not needs_base(adaptation):
         reason = "it reads no prompt"
         return found, {FORMAT: reason, WORDING: reason, ORDER: reason}
     replaced = text_replaced(adaptation.parts)
-    found += _formats(prompt, inputs, counts.formats, seed, shared=not replaced)
-    if replaced:
+    found += _formats(adaptation.prompts, inputs, counts.formats, seed, shared=not replaced)
+    if replaced or len(adaptation.prompts) > 1:
         reason = "what was trained stands in place of the prompt's text"
+        if not replaced:
+            reason = "several prompts, worded and ordered otherwise, answer together already"
         return found, {WORDING: reason, ORDER: reason}
     worded = list(_wordings(prompt, inputs, adaptation.spec, train, counts.wordings, seed))
     ordered = list(_orders(prompt, inputs, counts.orders, seed))
@@ -99,16 +102,35 @@ def _noise(inputs: tuple[str, ...], seed: int) -> Iterator[Variant]:
 
 
 def _formats(
-    prompt: PromptText, inputs: tuple[str, ...], count: int, seed: int, *, shared: bool
+    prompts: Sequence[PromptText],
+    inputs: tuple[str, ...],
+    count: int,
+    seed: int,
+    *,
+    shared: bool,
 ) -> Iterator[Variant]:
     """Formats of the rows; demonstrations that are read are written in the same one."""
     for drawn in draw_formats(count, seed=seed):
-        other: PromptText | None = None
-        if prompt.demonstrations and shared:
-            other = replace(prompt, demonstrations=_written(prompt.demonstrations, drawn))
-        if prompt.nearest:
-            other = replace(prompt if other is None else other, pool=_written(prompt.pool, drawn))
-        yield Variant(FORMAT, drawn.shown, other, tuple(drawn.write(text) for text in inputs))
+        changed = [_in_format(prompt, drawn, shared=shared) for prompt in prompts]
+        written = tuple(drawn.write(text) for text in inputs)
+        if all(each is None for each in changed):
+            yield Variant(FORMAT, drawn.shown, None, written)
+            continue
+        first, *others = (
+            prompt if other is None else other
+            for prompt, other in zip(prompts, changed, strict=True)
+        )
+        yield Variant(FORMAT, drawn.shown, first, written, tuple(others))
+
+
+def _in_format(prompt: PromptText, drawn: RowFormat, *, shared: bool) -> PromptText | None:
+    """A prompt whose demonstrations are written in a format; None where it has none to read."""
+    other: PromptText | None = None
+    if prompt.demonstrations and shared:
+        other = replace(prompt, demonstrations=_written(prompt.demonstrations, drawn))
+    if prompt.nearest:
+        other = replace(prompt if other is None else other, pool=_written(prompt.pool, drawn))
+    return other
 
 
 def _written(shown: Sequence[Demonstration], how: RowFormat) -> tuple[Demonstration, ...]:

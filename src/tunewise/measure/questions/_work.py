@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 from tunewise.adaptation.attach import computed_positions
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.predict import needs_base
 from tunewise.adaptation.readout import label_sequences
 from tunewise.model.base import Base
 from tunewise.model.score import scoring_positions
-from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 
 
@@ -27,9 +25,12 @@ def answering_passes(base: Base, adaptation: Adaptation, inputs: Sequence[str]) 
     """
     if not needs_base(adaptation) or not inputs:
         return 0
-    part = adaptation.part(PromptTextPart)
-    prompt = PromptText("") if part is None else part.prompt
-    renderer = Renderer(base.tokenizer, adaptation.spec, prompt)
+    renderers = [Renderer(base.tokenizer, adaptation.spec, each) for each in adaptation.prompts]
+    return sum(_behind(base, adaptation, renderer, inputs) for renderer in renderers)
+
+
+def _behind(base: Base, adaptation: Adaptation, renderer: Renderer, inputs: Sequence[str]) -> int:
+    """Those behind one of the adaptation's prompts."""
     before = computed_positions(renderer, adaptation.parts)
     rows = [renderer.row_tokens(text) for text in inputs]
     decoding = adaptation.decoding

@@ -114,8 +114,9 @@ def _memory_bytes(base: Base, adaptation: Adaptation, predictor: Predictor) -> i
     """What one more adaptation takes beside the base: its prefix and what lives in the model."""
     held = 0
     if isinstance(predictor, BasePredictor):
-        tensors = predictor.readout.prefix.tensors()
-        held += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        for each in (predictor.readout, *predictor.readout.others):
+            tensors = each.prefix.tensors()
+            held += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     for part in adaptation.parts:
         if isinstance(part, LowRankPart | WeightsPart):
             held += sum(tensor.numel() for tensor in part.tensors.values()) * base.dtype.itemsize

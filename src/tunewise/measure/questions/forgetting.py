@@ -14,7 +14,6 @@ from pydantic import Field
 
 from tunewise.adaptation.attach import attached, computed_positions, lower_parts
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.predict import needs_base
 from tunewise.measure.evidence import Answered, Measurement, Picture, Point, absent
 from tunewise.measure.questions._contract import QuestionContext, QuestionSettings, Subject
@@ -172,9 +171,8 @@ def _with_and_without(
 
 
 def _renderer(context: QuestionContext, adaptation: Adaptation) -> Renderer:
-    part = adaptation.part(PromptTextPart)
-    prompt = PromptText("") if part is None else part.prompt
-    return Renderer(context.base.tokenizer, adaptation.spec, prompt)
+    # Of several prompts the first: plain text is not read behind all of them.
+    return Renderer(context.base.tokenizer, adaptation.spec, adaptation.prompts[0])
 
 
 def _figures(

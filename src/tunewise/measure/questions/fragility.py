@@ -118,7 +118,9 @@ def _chosen(context: QuestionContext, settings: FragilitySettings) -> Chosen[str
         adaptation = entries[name][0].load()
         made, _ = _variants(context, settings, adaptation)
         costs[name] = sum(
-            answering_passes(context.base, _with_prompt(adaptation, each.prompt), each.inputs)
+            answering_passes(
+                context.base, _with_prompt(adaptation, each.prompt, each.others), each.inputs
+            )
             for each in made
         )
     return within(context, costs, settings.share, everything=bool(settings.entries))
@@ -136,12 +138,14 @@ def _variants(
     return variants(adaptation, rows, context.view.train, counts, settings.seed)
 
 
-def _with_prompt(adaptation: Adaptation, prompt: PromptText | None) -> Adaptation:
-    """The adaptation with another text prompt in the place of its own; None leaves it."""
+def _with_prompt(
+    adaptation: Adaptation, prompt: PromptText | None, others: tuple[PromptText, ...] = ()
+) -> Adaptation:
+    """The adaptation with other text prompts in the place of its own; None leaves them."""
     if prompt is None:
         return adaptation
-    others = tuple(part for part in adaptation.parts if not isinstance(part, PromptTextPart))
-    return replace(adaptation, parts=(PromptTextPart(prompt), *others))
+    kept = tuple(part for part in adaptation.parts if not isinstance(part, PromptTextPart))
+    return replace(adaptation, parts=(PromptTextPart(prompt, others), *kept))
 
 
 def _answered(
@@ -151,16 +155,17 @@ def _answered(
     adaptation = subject.load()
     made, left_out = _variants(context, settings, adaptation)
     rows = _rows(context, settings)
-    by_prompt: dict[PromptText | None, list[Variant]] = {}
+    by_prompt: dict[tuple[PromptText | None, tuple[PromptText, ...]], list[Variant]] = {}
     for each in made:
-        by_prompt.setdefault(each.prompt, []).append(each)
+        by_prompt.setdefault((each.prompt, each.others), []).append(each)
     seen = []
-    for number, (prompt, group) in enumerate(by_prompt.items()):
+    for number, (prompts, group) in enumerate(by_prompt.items()):
 
         def make(
-            prompt: PromptText | None = prompt, group: Sequence[Variant] = group
+            prompts: tuple[PromptText | None, tuple[PromptText, ...]] = prompts,
+            group: Sequence[Variant] = group,
         ) -> Mapping[str, Any]:
-            changed = _with_prompt(adaptation, prompt)
+            changed = _with_prompt(adaptation, *prompts)
             with context.predictor(changed) as predictor:
                 return {
                     "variants": [

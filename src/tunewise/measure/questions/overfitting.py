@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import Field
 
-from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.predict import BasePredictor, needs_base
 from tunewise.measure.evidence import Answered, Measurement, Picture, Point, TextTable, absent
 from tunewise.measure.questions._contract import QuestionContext, QuestionSettings, Subject
@@ -19,7 +18,6 @@ from tunewise.measure.records import RowResult
 from tunewise.numerics.intervals import Interval, mean_interval
 from tunewise.numerics.unpaired import difference_of
 from tunewise.task.metrics import folded
-from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 from tunewise.task.types import Row
 
@@ -117,9 +115,8 @@ def _begun(
 
 def _renderer(context: QuestionContext, subject: Subject) -> Renderer:
     adaptation = subject.load()
-    part = adaptation.part(PromptTextPart)
-    prompt = PromptText("") if part is None else part.prompt
-    return Renderer(context.base.tokenizer, adaptation.spec, prompt)
+    # Of several prompts the first: rows are begun behind that one.
+    return Renderer(context.base.tokenizer, adaptation.spec, adaptation.prompts[0])
 
 
 def _looked(

@@ -7,14 +7,15 @@ adaptations they have. Requests come and go between passes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.errors import BusyError, ConfigError, RunError
+from tunewise.errors import BusyError, ConfigError, RunError, TunewiseError
 from tunewise.model.base import Base
 from tunewise.serve.contract import BaseFacts, EngineStats, Ready, Request
 from tunewise.serve.engine.batch import Batch, failure
@@ -29,6 +30,7 @@ from tunewise.serve.engine.residents import Resident, Residents
 from tunewise.serve.engine.rows import Row
 from tunewise.serve.engine.shallow import answered
 from tunewise.serve.engine.slots import KeyValueSlots, place_shape
+from tunewise.serve.engine.together import Joint, behind_each
 from tunewise.serve.engine.waiting import FairQueue
 from tunewise.serve.engine.work import Runner
 from tunewise.serve.stream import EventStream
@@ -120,8 +122,32 @@ class EmbeddedEngine:
             raise RunError("the adaptation was made ready by another engine")
         if resident.shallow is not None:
             return answered(request, resident.shallow, resident.spec)
+        if resident.others:
+            return self._together(request, resident)
+        row, stream = self._row(request, resident)
+        self._put([row])
+        return stream
+
+    def _together(self, request: Request, resident: Resident) -> EventStream:
+        """A row behind each prompt of an ensemble."""
+        joint = Joint(request, resident, partial(self._residents.use, resident, -1))
+        made = [self._row(each, each.ready.held) for each in behind_each(request)]
+        joint.watch([(row.reader, stream) for row, stream in made])
+        self._residents.use(resident, 1)
+        try:
+            self._put([row for row, _ in made])
+        except TunewiseError:
+            self._residents.use(resident, -1)
+            raise
+        return joint.stream
+
+    def _row(self, request: Request, resident: Resident) -> tuple[Row, EventStream]:
         row = Row(request, resident, self._readers.reader(request, resident))
         stream = row.stream = EventStream(lambda: self._abort(row))
+        return row, stream
+
+    def _put(self, rows: Sequence[Row]) -> None:
+        """Let the rows of one request wait, all or none."""
         with self._changed:
             if self._closed:
                 raise RunError("the engine is closed")
@@ -131,10 +157,10 @@ class EmbeddedEngine:
                     found=f"{len(self._waiting)} waiting",
                     fix="try again in a moment",
                 )
-            self._residents.use(resident, 1)
-            self._waiting.put(request.ready.tenant, row)
+            for row in rows:
+                self._residents.use(row.resident, 1)
+                self._waiting.put(row.request.ready.tenant, row)
             self._changed.notify_all()
-        return stream
 
     def stats(self) -> EngineStats:
         """See `Engine.stats`."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tunewise.adaptation.attach import computed_positions, prefix_of, standing_positions
+from tunewise.adaptation.attach import prefix_of, standing_positions
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.parts import (
     KVPrefixPart,
-    PromptTextPart,
     ShallowModelPart,
     VirtualTokensPart,
     text_replaced,
@@ -22,7 +21,6 @@ from tunewise.model.score import LabelTree
 from tunewise.serve.engine.residents import Key, Resident
 from tunewise.serve.engine.slots import PlaceShape, packed_prefix
 from tunewise.serve.engine.work import Runner
-from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 
 
@@ -42,32 +40,49 @@ def prepare(
         WrongBaseError: it was made for another base.
         AdaptationError: a part does not fit the base, or cannot be carried.
     """
-    part = adaptation.part(PromptTextPart)
-    prompt = PromptText("") if part is None else part.prompt
     shallow = adaptation.part(ShallowModelPart)
-    renderer = Renderer(base.tokenizer, adaptation.spec, prompt)
-    made = Resident(key, adaptation.kinds, adaptation.spec, adaptation.decoding, renderer)
+    spec, decoding = adaptation.spec, adaptation.decoding
+    made, *others = (
+        Resident(key, adaptation.kinds, spec, decoding, Renderer(base.tokenizer, spec, prompt))
+        for prompt in adaptation.prompts
+    )
     if shallow is not None:
         made.shallow = ShallowPredictor(shallow, adaptation.spec)
         made.bytes = sum(tensor.nbytes for tensor in shallow.tensors.values())
         return made
     check_base(adaptation, base.name, base.fingerprint)
-    made.kept = _kept(adaptation, base, shape)
-    made.virtual = virtual_of(adaptation, base.width, base.dtype, base.device)
+    kept = _kept(adaptation, base, shape)
+    virtual = virtual_of(adaptation, base.width, base.dtype, base.device)
+    inside = runner.inside(adaptation.parts)
+    own = [tensor for tensor in (kept, virtual) if tensor is not None]
+    made.bytes = inside.bytes + sum(tensor.nbytes for tensor in own)
+    made.others = tuple(others)
+    for each in (made, *others):
+        each.kept, each.virtual, each.inside = kept, virtual, inside
+        stand_behind(each, adaptation)
+        if each.positions == (0 if kept is None else kept.shape[1]):
+            each.prefix = kept
+        else:
+            # Its keys and values come with the first request; the memory is counted from the start.
+            made.bytes += each.positions * shape.bytes(base.dtype)
+    return made
+
+
+def stand_behind(made: Resident, adaptation: Adaptation) -> None:
+    """What of an adaptation depends on the prompt: text, positions and labels behind them.
+
+    Args:
+        made: has the renderer of the prompt.
+        adaptation: as loaded.
+    """
+    renderer = made.renderer
+    if renderer is None:
+        return
     if not text_replaced(adaptation.parts):
         made.text = renderer.shared_tokens
-    made.inside = runner.inside(adaptation.parts)
     made.positions = standing_positions(renderer, adaptation.parts)
-    if computed_positions(renderer, adaptation.parts) == 0:
-        made.prefix = made.kept
     if adaptation.spec.labels:
         made.tree = LabelTree.of(label_sequences(renderer))
-    own = [tensor for tensor in (made.kept, made.virtual) if tensor is not None]
-    made.bytes = made.inside.bytes + sum(tensor.nbytes for tensor in own)
-    if made.prefix is None:
-        # Its keys and values come with the first request; the memory is counted from the start.
-        made.bytes += made.positions * shape.bytes(base.dtype)
-    return made
 
 
 def check_base(adaptation: Adaptation, name: str, fingerprint: str) -> None:

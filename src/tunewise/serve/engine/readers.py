@@ -146,6 +146,7 @@ class Scoring:
     Attributes:
         resident: the adaptation; it has labels.
         answered: whether the likeliest label is the answer, as for the adaptation's own readout.
+        scores: (1, L) once they are there, before any calibration.
     """
 
     resident: Resident
@@ -153,6 +154,7 @@ class Scoring:
     tree: LabelTree | None = None
     pooled: bool = False
     generated: int = 0
+    scores: Floats | None = field(default=None, init=False)
     _probabilities: Any = field(default=None, init=False)
 
     def take(self, outcome: Tensor, best: Sequence[Likeliest]) -> Told:
@@ -176,6 +178,7 @@ class Scoring:
             return Told()
         if not np.isfinite(scores).all():
             raise RunError("the model gave no finite numbers for this request")
+        self.scores = scores
         self._probabilities = softmax(adjusted_scores(scores, resident.renderer, resident.decoding))
         return Told((Piece(self._best[0]),) if self.answered else ())
 

@@ -48,6 +48,7 @@ class Resident:
         prefix: (L, P, 2K, W) once computed; None before, and where P is 0.
         computing: the row that computes it now.
         running: requests that use it.
+        others: the same behind each further prompt of an ensemble; `bytes` counts them too.
     """
 
     key: Key
@@ -66,6 +67,7 @@ class Resident:
     prefix: Tensor | None = field(default=None, repr=False)
     computing: Any = field(default=None, repr=False)
     running: int = 0
+    others: tuple[Resident, ...] = field(default=(), repr=False)
 
     def ready(self) -> Ready:
         """What a caller holds of it."""
@@ -80,6 +82,7 @@ class Resident:
             self.decoding,
             self.renderer,
             self,
+            tuple(each.ready() for each in self.others),
         )
 
 

@@ -161,7 +161,7 @@ async def working(
 
     def rendered() -> tuple[Ready, tuple[Row, ...]]:
         ready = model.ready(service.engine)
-        facts = dataclasses.replace(ready, renderer=None, held=None)
+        facts = _facts(ready)
         context = service.engine.base.context_length
         limit = service.settings.answer_tokens
         rows = (_row(request, facts, limit, context) for request in render(ready))
@@ -219,14 +219,25 @@ async def with_room(
         service.room.leave()
 
 
+def _facts(ready: Ready) -> Ready:
+    """What is known of an adaptation, without what it keeps in memory."""
+    others = tuple(_facts(each) for each in ready.others)
+    return dataclasses.replace(ready, renderer=None, held=None, others=others)
+
+
 def _row(request: Request, facts: Ready, limit: int, context: int) -> Row:
-    """A rendered input with the most it may use; refused here where it cannot fit at all."""
-    prompt = facts.prefix_positions + len(request.tokens)
+    """A rendered input with the most it may use; refused here where it cannot fit at all.
+
+    Behind several prompts each must fit, and all are used.
+    """
+    behind = zip((facts, *facts.others), (request.tokens, *request.others), strict=True)
+    sizes = [(each.prefix_positions + len(row), each.prefix_positions) for each, row in behind]
+    prompt, ahead = max(sizes)
     generates = request.readout in ("own", "text")
     if prompt + (1 if generates else 0) > context:
         raise RequestTooLongError(
             "the prompt does not fit the model's context",
-            found=f"{prompt:,} tokens, {facts.prefix_positions:,} of them the adaptation's",
+            found=f"{prompt:,} tokens, {ahead:,} of them the adaptation's",
             expected=f"at most {context:,}, the answer included",
             fix="send less text",
         )
@@ -240,7 +251,7 @@ def _row(request: Request, facts: Ready, limit: int, context: int) -> Row:
     else:
         answer = 0
     kept = dataclasses.replace(request, ready=facts, sampling=sampling)
-    return Row(kept, prompt + answer)
+    return Row(kept, sum(size for size, _ in sizes) + answer)
 
 
 def _checked(event: Piece | Finished) -> Piece | Finished:

@@ -79,7 +79,17 @@ def _prompt(old: Adaptation, new: Adaptation) -> list[str]:
 
 
 def _lines(part: PromptTextPart | None) -> list[str]:
-    prompt = PromptText("") if part is None else part.prompt
+    if part is None:
+        return []
+    if not part.others:
+        return _prompt_lines(part.prompt)
+    lines = []
+    for number, prompt in enumerate(part.prompts, start=1):
+        lines += [f"prompt {number}:", *_prompt_lines(prompt)]
+    return lines
+
+
+def _prompt_lines(prompt: PromptText) -> list[str]:
     lines = prompt.instruction.split("\n") if prompt.instruction else []
     for word, shown in (("shown", prompt.demonstrations), ("pool", prompt.pool)):
         lines += [f"{word}: {each.input} -> {each.output}" for each in shown]

@@ -16,26 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tunewise.adaptation.attach import standing_positions
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.parts import (
     KVPrefixPart,
     LowRankPart,
-    PromptTextPart,
     ShallowModelPart,
     WeightsPart,
-    text_replaced,
 )
 from tunewise.adaptation.peft_format import LOW_RANK_PREFIX
-from tunewise.adaptation.readout import label_sequences
 from tunewise.adaptation.shallow import ShallowPredictor
 from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
-from tunewise.model.score import LabelTree
 from tunewise.serve.engine.low_rank import Change, changes_of
-from tunewise.serve.engine.prepare import check_base, virtual_of
+from tunewise.serve.engine.prepare import check_base, stand_behind, virtual_of
 from tunewise.serve.engine.residents import Key, Resident
-from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -128,27 +122,26 @@ def carried(key: Key, adaptation: Adaptation, ground: Ground) -> tuple[Carried, 
         WrongBaseError: it was made for another base.
         AdaptationError: a part does not fit the base, or vLLM cannot carry it.
     """
-    part = adaptation.part(PromptTextPart)
-    renderer = Renderer(
-        ground.tokenizer, adaptation.spec, PromptText("") if part is None else part.prompt
-    )
-    made = Carried(key, adaptation.kinds, adaptation.spec, adaptation.decoding, renderer)
     shallow = adaptation.part(ShallowModelPart)
+    spec, decoding = adaptation.spec, adaptation.decoding
+    made, *others = (
+        Carried(key, adaptation.kinds, spec, decoding, Renderer(ground.tokenizer, spec, prompt))
+        for prompt in adaptation.prompts
+    )
     if shallow is not None:
         made.shallow = ShallowPredictor(shallow, adaptation.spec)
         made.bytes = sum(tensor.nbytes for tensor in shallow.tensors.values())
         return made, None
     check_base(adaptation, ground.name, ground.fingerprint)
     _refuse(adaptation)
-    made.virtual = virtual_of(adaptation, ground.width, ground.dtype, torch.device("cpu"))
-    if not text_replaced(adaptation.parts):
-        made.text = renderer.shared_tokens
-    made.positions = standing_positions(renderer, adaptation.parts)
-    if adaptation.spec.labels:
-        made.tree = LabelTree.of(label_sequences(renderer))
+    virtual = virtual_of(adaptation, ground.width, ground.dtype, torch.device("cpu"))
+    for each in (made, *others):
+        each.virtual = virtual
+        stand_behind(each, adaptation)
+    made.others = tuple(others)
     low_rank = adaptation.part(LowRankPart)
     change = None if low_rank is None else folded(low_rank, ground)
-    made.bytes = 0 if made.virtual is None else made.virtual.nbytes
+    made.bytes = 0 if virtual is None else virtual.nbytes
     if change is not None:
         made.bytes += sum(tensor.nbytes for tensor in change.tensors.values())
     return made, change

@@ -11,13 +11,13 @@ import contextlib
 import hashlib
 import secrets
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.errors import AdaptationError, BusyError, RunError
+from tunewise.errors import AdaptationError, BusyError, RunError, TunewiseError
 from tunewise.model.base import Base
 from tunewise.serve.contract import BaseFacts, EngineStats, Ready, Request
 from tunewise.serve.engine.batch import failure
@@ -25,6 +25,7 @@ from tunewise.serve.engine.readers import Generation
 from tunewise.serve.engine.requests import Readers
 from tunewise.serve.engine.residents import Key, Resident, Residents
 from tunewise.serve.engine.shallow import answered
+from tunewise.serve.engine.together import Joint, behind_each
 from tunewise.serve.engine.waiting import FairQueue
 from tunewise.serve.stream import EventStream
 from tunewise.serve.vllm.answers import answer
@@ -136,13 +137,41 @@ class VllmEngine:
 
     def submit(self, request: Request) -> EventStream:
         """See `Engine.submit`."""
+        held = self._held(request)
+        if held.shallow is not None:
+            return answered(request, held.shallow, held.spec)
+        if held.others:
+            return self._together(request, held)
+        row, stream = self._row(request, held)
+        self._put([row])
+        return stream
+
+    def _held(self, request: Request) -> Carried:
         held = request.ready.held
         if not isinstance(held, Carried) or held.home is not self:
             raise RunError("the adaptation was made ready by another engine")
-        if held.shallow is not None:
-            return answered(request, held.shallow, held.spec)
+        return held
+
+    def _together(self, request: Request, held: Carried) -> EventStream:
+        """A row behind each prompt of an ensemble."""
+        joint = Joint(request, held, partial(self._residents.use, held, -1))
+        made = [self._row(each, each.ready.held) for each in behind_each(request)]
+        joint.watch([(row.reader, stream) for row, stream in made])
+        self._residents.use(held, 1)
+        try:
+            self._put([row for row, _ in made])
+        except TunewiseError:
+            self._residents.use(held, -1)
+            raise
+        return joint.stream
+
+    def _row(self, request: Request, held: Carried) -> tuple[Row, EventStream]:
         row = Row(request, held, readable(request, self._readers.reader(request, held)))
         stream = row.stream = EventStream(lambda: self._soon(self._abort, row))
+        return row, stream
+
+    def _put(self, rows: Sequence[Row]) -> None:
+        """Let the rows of one request wait, all or none."""
         with self._lock:
             if self._closed:
                 raise RunError("the engine is closed")
@@ -152,10 +181,10 @@ class VllmEngine:
                     found=f"{len(self._waiting)} waiting",
                     fix="try again in a moment",
                 )
-            self._residents.use(held, 1)
-            self._waiting.put(request.ready.tenant, row)
+            for row in rows:
+                self._residents.use(row.carried, 1)
+                self._waiting.put(row.request.ready.tenant, row)
         self._soon(self._admit)
-        return stream
 
     def stats(self) -> EngineStats:
         """See `Engine.stats`; a step is a completion that vLLM was asked for."""
@@ -202,6 +231,10 @@ class VllmEngine:
         self._own(made)
         if change is not None:
             self._loras.load(key, change, made)
+        for each in made.others:
+            if isinstance(each, Carried):
+                # Whoever asks behind one of them holds the first, and with it the LoRA.
+                each.home, each.model, each.salt = self, made.model, made.salt
         return made
 
     def _own(self, made: Carried) -> Carried:
