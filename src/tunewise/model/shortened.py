@@ -69,13 +69,13 @@ def shortened(base: Base) -> Iterator[Shortened]:
         return
     config = base.model.config.get_text_config()
     name = next(name for name, child in place.named_children() if _is(child, layers))
-    body = base.body_parameters
+    body, whole = base.body_parameters, getattr(place, name)
     try:
         setattr(place, name, nn.ModuleList(layers[:kept]))
         config.num_hidden_layers = kept
         yield Shortened(len(layers), kept, body - base.body_parameters)
     finally:
-        setattr(place, name, nn.ModuleList(layers))
+        setattr(place, name, whole)
         config.num_hidden_layers = len(layers)
 
 
