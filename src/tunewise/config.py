@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -53,6 +54,11 @@ class RunConfig(BaseModel):
     question_settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings by question"
     )
+
+    @property
+    def usual_folder(self) -> Path:
+        """Where the run lies unless another folder is named."""
+        return Path("runs") / (self.options.name or Path(self.source).stem or "task")
 
     def identity(self, data_hash: str, base_fingerprint: str, dtype: str) -> str:
         """Hash of everything that decides the results."""

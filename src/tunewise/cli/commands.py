@@ -127,7 +127,7 @@ def compare_command(
     from tunewise.cli.show import bars, show_comparison
     from tunewise.pipeline import compare
 
-    folder = Path("runs") / (options.name or Path(source).stem or "task") if out is None else out
+    folder = config.usual_folder if out is None else out
     with bars() as reporter:
         comparison = compare(config, folder, typed_command(), reporter, priorities)
     if as_json:
