@@ -26,6 +26,8 @@ from tunewise.methods._contract import Method
 from tunewise.methods._gradient import TrainingSettings
 from tunewise.methods._starts import EitherStart
 from tunewise.numerics.racing import Floats, cheapest_within_noise, paired_error
+from tunewise.planning.plan import Planner
+from tunewise.planning.records import JobPlan, RunPlan
 
 # What a dearer method must bring on validation rows, in the metric's own unit of 0 to 1.
 LEAST_GAIN = 0.01
@@ -71,6 +73,49 @@ def climb(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedMeth
     way.further_seeds()
     done = [(method, seed) for method in way.methods for seed in way.done.get(method.name, ())]
     return done, list(way.left_out.values())
+
+
+def at_most(
+    planner: Planner, skipped: Sequence[SkippedMethod], budget: int, questions: int | None = 0
+) -> RunPlan:
+    """The most that a climb takes: no rung ends it, and what is fitted whole is the dearest.
+
+    Args:
+        planner: of all methods with all seeds.
+        skipped: methods that are left out already.
+        budget: token passes of a whole fit.
+        questions: token passes that the questions may take; None where they have no limit.
+    """
+    seeds: dict[Method, list[int]] = {}
+    for method, seed in planner.jobs:
+        seeds.setdefault(method, []).append(seed)
+    made: list[JobPlan] = []
+    whole: dict[Method, JobPlan] = {}
+    too_dear, tried = [], []
+    for method, own in seeds.items():
+        try:
+            whole[method] = planner.job(method, own[0], budget)
+        except BudgetTooSmallError as error:
+            too_dear.append(SkippedMethod.because(method.name, error))
+            continue
+        if _rung(method) <= _TEXT:
+            made.append(whole[method])
+            continue
+        try:
+            trial = int(TRIAL_SHARE * budget)
+            made.append(planner.job(method, own[0], trial, trial=_for_a_trial))
+            tried.append(method)
+        except BudgetTooSmallError:
+            made.append(whole[method])
+    # The best trial and the cheapest that is not parted from it.
+    dearest = sorted(tried, key=lambda each: -whole[each].seconds)[:2]
+    made += [whole[method] for method in dearest]
+    fitted = [method for method in whole if whole[method] in made]
+    if fitted:
+        method = max(fitted, key=lambda each: whole[each].seconds * (len(seeds[each]) - 1))
+        made += [planner.job(method, seed, budget) for seed in seeds[method][1:]]
+    plan = planner.together(made, (*skipped, *too_dear), budget, questions)
+    return replace(plan, climbs=True)
 
 
 def gains(scores: Floats, before: Floats) -> bool:

@@ -48,7 +48,14 @@ from tunewise.planning.records import RunPlan
 from tunewise.steps import Ground, Reporter, stand_on
 from tunewise.task.task import load_task
 from tunewise.task.types import Row
-from tunewise.wanted import jobs_of, methods_of, passes_of, questions_limit, questions_of
+from tunewise.wanted import (
+    jobs_of,
+    methods_of,
+    passes_of,
+    plan_of,
+    questions_limit,
+    questions_of,
+)
 
 
 def compare(
@@ -180,15 +187,15 @@ def _planned(config: RunConfig) -> tuple[Ground, RunPlan]:
     ground = stand_on(task, config.base, config.dtype)
     planner = Planner(ground, asked, settings)
     budget = passes_of(config, ground, lambda: planner)
-    questions, limit = questions_of(config), questions_limit(config, budget)
-    planned = planner.plan(skipped, budget, limit)
-    if limit is None:
-        totals = planned.totals
-        passes = guess([each.settings for each in questions], int(totals["token_passes"]), budget)
+    plan = plan_of(config, planner, skipped, budget)
+    if questions_limit(config, budget) is None:
+        wanted = [each.settings for each in questions_of(config)]
+        totals = plan.totals
+        passes = guess(wanted, int(totals["token_passes"]), budget)
         # Most of it is fits again, and their pace is known.
         seconds = passes * totals["fit_seconds"] / max(totals["token_passes"], 1)
-        planned = replace(planned, questions_passes=passes, questions_seconds=seconds, guessed=True)
-    return ground, planned
+        plan = replace(plan, questions_passes=passes, questions_seconds=seconds, guessed=True)
+    return ground, plan
 
 
 def _settled(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tunewise.asking import Asked
+from tunewise.climb import at_most
 from tunewise.config import ALL_QUESTIONS, RunConfig, parse_budget, parse_time
 from tunewise.errors import ConfigError, DataError
 from tunewise.jobs import Job
@@ -14,6 +15,7 @@ from tunewise.measure.records import SkippedMethod
 from tunewise.methods._contract import Method, parse_settings
 from tunewise.methods._registry import discover_methods, find_method
 from tunewise.planning.plan import Planner
+from tunewise.planning.records import RunPlan
 from tunewise.planning.within import plan_within
 from tunewise.steps import Ground, check_method
 from tunewise.task.task import LoadedTask
@@ -106,10 +108,29 @@ def passes_of(
     seconds = parse_time(config.budget)
     if seconds is None:
         return parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens)
-    plan = plan_within(planner(), seconds, lambda passes: questions_limit(config, passes))
+    timed = planner()
+    plan = plan_within(lambda passes: plan_of(config, timed, (), passes), seconds)
     short = plan.seconds > seconds
     say(
         f"{config.budget} {'is too short for every method' if short else 'on this machine'}: "
-        f"{plan.budget:,} token passes per fit, planned to take {plan.seconds / 60:.0f} min"
+        f"{plan.budget:,} token passes per fit, planned to take "
+        f"{'at most ' if plan.climbs else ''}{plan.seconds / 60:.0f} min"
     )
     return plan.budget
+
+
+def plan_of(
+    config: RunConfig, planner: Planner, skipped: Sequence[SkippedMethod], budget: int
+) -> RunPlan:
+    """What a run takes at a budget: every fit, or the most that a climb makes.
+
+    Args:
+        config: of the run.
+        planner: of all its methods with all seeds.
+        skipped: methods that are left out already.
+        budget: token passes per fit.
+    """
+    limit = questions_limit(config, budget)
+    if config.climb:
+        return at_most(planner, skipped, budget, limit)
+    return planner.plan(skipped, budget, limit)

@@ -37,7 +37,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "steps": {*BELOW_METHODS, "methods", "measure"},
     "planning": {*BELOW_METHODS, "methods", "measure", "steps"},
     "jobs": {*BELOW_METHODS, "methods", "measure", "steps"},
-    "climb": {*BELOW_METHODS, "methods", "measure", "compare", "steps", "jobs"},
+    "climb": {*BELOW_METHODS, "methods", "measure", "compare", "steps", "planning", "jobs"},
     "asking": {*BELOW_METHODS, "methods", "measure", "compare", "steps", "jobs"},
     "wanted": {
         *BELOW_METHODS,
@@ -47,6 +47,7 @@ ALLOWED: Mapping[str, set[str]] = {
         "steps",
         "planning",
         "jobs",
+        "climb",
         "asking",
     },
     "pipeline": {

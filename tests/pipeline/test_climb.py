@@ -299,10 +299,3 @@ def test_a_climb_that_nothing_can_be_paid_for_leaves_no_folder(
     assert done.code == 2
     assert "does not pay" in done.err
     assert not out.exists()
-
-
-def test_a_climb_is_not_planned(tmp_path: Path, tiny_folder: Path) -> None:
-    data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
-    done = tunewise("compare", data, "--base", tiny_folder, "--climb", "--plan")
-    assert done.code == 2
-    assert "a climb cannot be planned" in done.err

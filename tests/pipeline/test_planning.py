@@ -115,7 +115,7 @@ def test_every_row_is_measured_behind_every_prompt(ground: Ground) -> None:
     settings = [parse_settings(method, {"ensemble": count}) for count in (1, 4)]
     planner = Planner(ground, [(method, 0)], {method.name: settings[0]})
     one = planner.plan((), 3000).jobs[0].measure_seconds
-    planner._settings = {method.name: settings[1]}
+    planner.settings = {method.name: settings[1]}
     assert planner.plan((), 3000).jobs[0].measure_seconds == pytest.approx(4 * one)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.cli.planted import two_labels, write_rows
@@ -22,7 +21,7 @@ class Planned:
     def __init__(self, per_pass: float, measuring: float, least: int = 0) -> None:
         self.per_pass, self.measuring, self.least, self.asked = per_pass, measuring, least, 0
 
-    def plan(self, skipped: object, budget: int, questions: int | None) -> RunPlan:
+    def __call__(self, budget: int, questions: int | None = 0) -> RunPlan:
         self.asked += 1
         job = JobPlan("x", 0, budget, 0, 0, False, self.per_pass * budget, self.measuring, 1)
         seconds = None if questions is None else questions * self.per_pass
@@ -35,8 +34,8 @@ class Planned:
 def test_it_is_the_largest_round_budget_that_keeps_to_the_time(
     per_pass: float, minutes: int
 ) -> None:
-    planner: Any = Planned(per_pass, 60.0)
-    found = plan_within(planner, 60.0 * minutes, lambda budget: 0).budget
+    planner = Planned(per_pass, 60.0)
+    found = plan_within(planner, 60.0 * minutes).budget
     digits = str(found).rstrip("0")
     assert digits in {"1", "12", "15", "2", "25", "3", "4", "5", "6", "8"}
     assert found * per_pass + 60 <= 60 * minutes
@@ -46,17 +45,19 @@ def test_it_is_the_largest_round_budget_that_keeps_to_the_time(
 
 @pytest.mark.parametrize(("share", "budget"), [(0, 60_000), (1, 30_000), (None, 60_000)])
 def test_questions_are_counted_where_they_have_a_limit(share: int | None, budget: int) -> None:
-    planner: Any = Planned(1e-3, 0.0)
-    found = plan_within(planner, 60.0, lambda passes: None if share is None else share * passes)
+    planner = Planned(1e-3, 0.0)
+    found = plan_within(
+        lambda passes: planner(passes, None if share is None else share * passes), 60.0
+    )
     assert found.budget == budget
 
 
 def test_no_method_is_left_out_for_want_of_time() -> None:
-    planner: Any = Planned(1e-3, 10.0, least=17_000)
-    assert plan_within(planner, 60.0, lambda budget: 0).budget == 50_000
+    planner = Planned(1e-3, 10.0, least=17_000)
+    assert plan_within(planner, 60.0).budget == 50_000
     # Too short a time: the least that pays for every method, and how long it takes.
     for seconds in (24.0, 1.0, 0.0):
-        found = plan_within(planner, seconds, lambda budget: 0)
+        found = plan_within(planner, seconds)
         assert (found.budget, found.seconds) == (20_000, 30.0)
 
 

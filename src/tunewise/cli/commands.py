@@ -108,13 +108,6 @@ def compare_command(
         settings={name: dict(given) for name, given in settings.items()},
     )
     if plan_only:
-        if climb:
-            raise ConfigError(
-                "a climb cannot be planned",
-                found="--climb with --plan",
-                expected="one of the two, since how far a climb goes shows on the way",
-                fix="--plan alone, which is its ceiling",
-            )
         if typed:
             raise ConfigError(
                 "priorities change no plan",

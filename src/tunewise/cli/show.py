@@ -201,9 +201,9 @@ def show_plan(plan: RunPlan) -> None:
     """What a run would cost: a line for each method, the sum, and what would be left out."""
     jobs: dict[str, list[JobPlan]] = {}
     for job in plan.jobs:
-        jobs.setdefault(job.method, []).append(job)
+        jobs.setdefault(f"{job.method} (trial)" if job.trial else job.method, []).append(job)
     _line(
-        f"{plan.budget:,} token passes per fit; this machine timed in "
+        f"{plan.budget:,} token passes per {'whole ' * plan.climbs}fit; this machine timed in "
         f"{plan.calibration_seconds:.1f} s; nothing was fitted"
     )
     OUT.print()
@@ -227,6 +227,12 @@ def show_plan(plan: RunPlan) -> None:
     _raw(others[-1], "bold")
     if any(job.at_most for job in plan.jobs):
         _line("<: at most; a search may stop earlier", style="dim")
+    if plan.climbs:
+        _line(
+            "a climb makes no more than this: every trial, the two dearest of those whole, and the "
+            "other seeds of the dearest; it leaves out what does not pay",
+            style="dim",
+        )
     _line(_questions_planned(plan), style="dim")
     for skipped in plan.skipped:
         _line(f"{skipped.method} left out: {skipped.reason}", style="dim", indent=2)

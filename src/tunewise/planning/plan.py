@@ -7,7 +7,7 @@ rows of this task (`pace.py`), memory from what a step of that kind keeps.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,9 @@ class Planner:
         ground: base and task.
         jobs: methods and seeds, in the order they run.
         settings: settings by method.
+
+    Attributes:
+        jobs, settings: those.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Planner:
     ) -> None:
         self._resident = int(psutil.Process().memory_info().rss)
         self._task = PlannedTask(ground)
-        self._jobs, self._settings = jobs, settings
+        self.jobs, self.settings = tuple(jobs), settings
         methods = list(dict.fromkeys(method for method, _ in jobs))
         self._paces = Paces(self._task, methods, settings)
 
@@ -69,31 +72,57 @@ class Planner:
         """
         planned: list[JobPlan] = []
         too_dear: dict[str, SkippedMethod] = {}
-        for method, seed in self._jobs:
+        for method, seed in self.jobs:
             if method.name in too_dear:
                 continue
             try:
-                planned.append(self._job(method, seed, budget))
+                planned.append(self.job(method, seed, budget))
             except BudgetTooSmallError as error:
                 too_dear[method.name] = SkippedMethod.because(method.name, error)
         kept = [job for job in planned if job.method not in too_dear]
-        # What a fit gives back stays with the process, so no later peak is below an earlier one.
-        peaks = itertools.accumulate((job.peak_bytes for job in kept), max)
-        jobs = tuple(replace(job, peak_bytes=peak) for job, peak in zip(kept, peaks, strict=True))
-        asking = None if questions is None else questions * self._paces.plain.forward
-        left_out = (*skipped, *too_dear.values())
-        return RunPlan(jobs, left_out, budget, self._paces.seconds, questions, asking)
+        return self.together(kept, (*skipped, *too_dear.values()), budget, questions)
 
-    def _job(self, method: Method, seed: int, budget: int) -> JobPlan:
+    def together(
+        self,
+        jobs: Sequence[JobPlan],
+        skipped: Sequence[SkippedMethod],
+        budget: int,
+        questions: int | None,
+    ) -> RunPlan:
+        """A run of these fits, in this order; see `plan`."""
+        # What a fit gives back stays with the process, so no later peak is below an earlier one.
+        peaks = itertools.accumulate((job.peak_bytes for job in jobs), max)
+        risen = tuple(replace(job, peak_bytes=peak) for job, peak in zip(jobs, peaks, strict=True))
+        asking = None if questions is None else questions * self._paces.plain.forward
+        return RunPlan(risen, tuple(skipped), budget, self._paces.seconds, questions, asking)
+
+    def job(
+        self, method: Method, seed: int, budget: int, *, trial: Callable[[Any], Any] | None = None
+    ) -> JobPlan:
+        """Predict one fit, and answering for what it finds.
+
+        Args:
+            method: one of the run.
+            seed: of the fit.
+            budget: token passes.
+            trial: turns settings into those of a trial, which answers validation rows only; None
+                for a whole fit.
+
+        Raises:
+            BudgetTooSmallError: the budget does not pay for it.
+        """
         if not method.needs.base:
             return JobPlan(method.name, seed, 0, 0, 0, False, 0.0, 0.0, self._resident)
         task, paces, pace = self._task, self._paces, self._paces.of(method)
-        settings = self._settings[method.name]
+        settings = self.settings[method.name]
+        settings = settings if trial is None else trial(settings)
         work = work_of(task, method, settings, seed=seed, budget=budget, pace=pace)
         job = _job(task, method, seed, work, paces, self._resident)
         # Every row is read behind every prompt.
-        prompts = prompts_at_most(settings)
-        return replace(job, measure_seconds=prompts * job.measure_seconds)
+        seconds = prompts_at_most(settings) * _answer_seconds(
+            task, method, paces, tested=trial is None
+        )
+        return replace(job, measure_seconds=seconds, trial=trial is not None)
 
 
 def _job(
@@ -101,9 +130,6 @@ def _job(
 ) -> JobPlan:
     base, pace = task.ground.base, paces.of(method)
     passes = work.forward + work.backward
-    answering = answer_work(task, trained=method.needs.gradients)
-    # Either set of rows has the prompt computed for it.
-    positions = answering[0] + 2 * pace.prefix_positions
     return JobPlan(
         method=method.name,
         seed=seed,
@@ -112,7 +138,7 @@ def _job(
         flops=2 * (base.body_parameters * passes + base.head_parameters * work.head),
         at_most=work.at_most,
         fit_seconds=_fit_seconds(work, pace),
-        measure_seconds=positions * pace.forward + answering[1] * paces.decode,
+        measure_seconds=0.0,
         peak_bytes=resident + _held_bytes(task, work, pace, paces.forward_bytes),
     )
 
@@ -122,15 +148,26 @@ def _fit_seconds(work: Work, pace: Pace) -> float:
     return pace.setup + work.forward * pace.forward + steps
 
 
-def answer_work(task: PlannedTask, *, trained: bool) -> tuple[int, int]:
+def _answer_seconds(task: PlannedTask, method: Method, paces: Paces, *, tested: bool) -> float:
+    pace = paces.of(method)
+    positions, generated = answer_work(task, trained=method.needs.gradients, tested=tested)
+    # Either set of rows has the prompt computed for it.
+    positions += (2 if tested else 1) * pace.prefix_positions
+    return positions * pace.forward + generated * paces.decode
+
+
+def answer_work(task: PlannedTask, *, trained: bool, tested: bool = True) -> tuple[int, int]:
     """Positions of prompts and generated tokens, for answering all validation and test rows.
 
     Args:
         task: the task's rows.
         trained: whether the model has learned where an answer ends.
+        tested: whether test rows are answered too.
     """
     loaded = task.ground.task
     ours = _answering(task, loaded.fit_view.validation, trained)
+    if not tested:
+        return ours
     theirs = loaded.test.checked(lambda rows: _answering(task, rows, trained))
     return ours[0] + theirs[0], ours[1] + theirs[1]
 

@@ -22,6 +22,7 @@ class JobPlan:
         fit_seconds: in the base; what never calls it counts words for a second or two.
         measure_seconds: in the base, for answering test and validation rows.
         peak_bytes: highest resident memory of the process during the fit.
+        trial: whether it is a climb's trial, which answers validation rows only.
     """
 
     method: str
@@ -33,11 +34,17 @@ class JobPlan:
     fit_seconds: float
     measure_seconds: float
     peak_bytes: int
+    trial: bool = False
 
     @property
     def token_passes(self) -> int:
         """The unit of the budget."""
         return self.forward_tokens + self.backward_tokens
+
+    @property
+    def seconds(self) -> float:
+        """Of the fit and of answering."""
+        return self.fit_seconds + self.measure_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ class RunPlan:
             where they are named and so have no limit: each counts its own once the fits are there.
         questions_seconds: what so many passes of answering take; None likewise.
         guessed: whether these two are no limit but a guess, by the shares that questions have.
+        climbs: whether the jobs are the most that a climb makes, and not what it will make.
     """
 
     jobs: tuple[JobPlan, ...]
@@ -62,6 +70,7 @@ class RunPlan:
     questions_passes: int | None = 0
     questions_seconds: float | None = 0.0
     guessed: bool = False
+    climbs: bool = False
 
     @property
     def totals(self) -> dict[str, float]:
@@ -88,6 +97,7 @@ class RunPlan:
             "jobs": [{**asdict(job), "token_passes": job.token_passes} for job in self.jobs],
             "skipped": [asdict(one) for one in self.skipped],
             "totals": self.totals,
+            "at_most": self.climbs,
             "questions": {
                 "at_most_token_passes": self.questions_passes,
                 "seconds": self.questions_seconds,

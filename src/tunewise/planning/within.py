@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
-from tunewise.planning.plan import Planner
 from tunewise.planning.records import RunPlan
 
 # Round numbers, so that a machine that is a little slower today still takes the same.
@@ -13,21 +12,17 @@ _STEPS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
 _BUDGETS = [step * 10**power for power in range(2, 7) for step in _STEPS]
 
 
-def plan_within(planner: Planner, seconds: float, limit: Callable[[int], int | None]) -> RunPlan:
+def plan_within(planned: Callable[[int], RunPlan], seconds: float) -> RunPlan:
     """The plan with the largest round budget whose fits, measuring and questions keep to a time.
 
     Where the time is too short for every method to be fitted, it is the least budget that pays for
     every method: it takes longer than asked, and says how long.
 
     Args:
-        planner: of the run.
+        planned: the run's plan at so many token passes per fit; questions that have no limit are
+            not counted.
         seconds: for all of it; what was loaded and timed before is not counted.
-        limit: token passes that the questions may take at a budget; None for no limit, and then
-            they are not counted.
     """
-
-    def planned(budget: int) -> RunPlan:
-        return planner.plan((), budget, limit(budget))
 
     def takes(budget: int) -> float:
         plan = planned(budget)
