@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +158,22 @@ class Run:
                 fix="name one of these",
             )
         return load(self.folder / self.comparison.entry(wanted).adaptation)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the recommendation, the table and where the report lies."""
+        from tunewise.compare.terminal import table_rows
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+        headers, rows = table_rows(self.comparison)
+        lines = "".join(line(row, "td") for row in rows)
+        return (
+            f"<p><b>{escape(self.comparison.recommendation.headline)}</b></p>"
+            f"<table><thead>{line(headers, 'th')}</thead><tbody>{lines}</tbody></table>"
+            "<p>*: recommended; =: cannot be told from the best. "
+            f"Report: {escape(str(self.report))}</p>"
+        )
 
     def __str__(self) -> str:
         advice = self.comparison.recommendation

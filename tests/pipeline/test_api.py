@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,15 @@ def test_a_line_for_every_method(run: Run) -> None:
     told = str(run)
     assert told.startswith(run.comparison.recommendation.headline)
     assert all(reason in told for reason in run.comparison.recommendation.reasons)
+
+
+def test_a_notebook_shows_the_table_and_escapes_what_is_in_it(run: Run) -> None:
+    shown = run._repr_html_()
+    assert shown.count("<tr>") == 1 + len(run.table())
+    assert escape(run.comparison.recommendation.headline) in shown
+    foreign = replace(run.comparison.recommendation, headline="<script>x</script>")
+    odd = Run(replace(run.comparison, recommendation=foreign), run.folder)
+    assert "<script>" not in odd._repr_html_()
 
 
 def test_the_command_goes_on_with_a_run_of_a_script(run: Run, tiny_folder: Path) -> None:
