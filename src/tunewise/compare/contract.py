@@ -188,8 +188,8 @@ class Pair:
             is what the recommendation reads; None for pairs without the best.
         row_deviation: standard deviation of the per-row differences.
         n: rows.
-        seed_deviation: standard deviation of the difference by the seeds of the fits; where the run
-            has one seed, by what is usual for trained methods.
+        seed_deviation: standard deviation of the difference by the seeds of the fits; where a
+            trained method has one, by what is usual for such.
     """
 
     a: str

@@ -25,7 +25,7 @@ COST_LADDER = (
 )
 SHALLOW_PART = "shallow_model"
 PROMPT_PART = "prompt_text"
-# How much another seed moves a trained method's score where the run has one seed and cannot tell:
+# How much another seed moves a trained method's score where it has one fit, which cannot tell:
 # standard deviation, pooled over eight trained entries of docs/results.md with three seeds each. A
 # prompt is kept as the text it is; numbers are trained again whenever the data change.
 SEED_DEVIATION = 0.015

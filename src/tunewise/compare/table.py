@@ -58,7 +58,7 @@ def build_comparison(
         by_method.setdefault(record.method, []).append(record)
     joined = with_roles([join_seeds(spec, fits, rows) for fits in by_method.values()])
     entries = tuple(sorted(joined, key=table_order))
-    pairs = _pairs(entries, by_method, len(context.seeds))
+    pairs = _pairs(entries, by_method)
     return Comparison(
         task=spec,
         context=context,
@@ -112,13 +112,16 @@ def gather_details(
     return ReportDetails(tuple(rows), answers, data_check)
 
 
-def _unseen(entry: Entry, seeds: int) -> float:
-    """What the run could not see of how the seed moves an entry's score."""
-    return SEED_DEVIATION if seeds == 1 and entry.role is Role.TRAINED else 0.0
+def _unseen(entry: Entry) -> float:
+    """What the run could not see of how the seed moves an entry's score.
+
+    The entry's own fits count: a climb fits most methods with one of the seeds asked for.
+    """
+    return SEED_DEVIATION if len(entry.seeds) == 1 and entry.role is Role.TRAINED else 0.0
 
 
 def _pairs(
-    entries: Sequence[Entry], by_method: Mapping[str, Sequence[FitRecord]], seeds: int
+    entries: Sequence[Entry], by_method: Mapping[str, Sequence[FitRecord]]
 ) -> tuple[Pair, ...]:
     """Every two entries, those with the best first (it leads the table)."""
     scores = {
@@ -127,7 +130,7 @@ def _pairs(
     }
     pairs = []
     for a, b in combinations(entries, 2):
-        unseen = (_unseen(a, seeds), _unseen(b, seeds))
+        unseen = (_unseen(a), _unseen(b))
         found = paired_difference(scores[a.method], scores[b.method], unseen=unseen)
         pairs.append(
             Pair(
