@@ -168,6 +168,36 @@ def test_a_method_with_one_fit_is_allowed_for_in_a_run_of_several_seeds() -> Non
     assert any("One seed only" in told for told in found.recommendation.warnings)
 
 
+def test_rows_of_a_group_are_no_independent_rows() -> None:
+    """Ten rows of each of forty texts, answered alike, say what forty rows say."""
+    truth = {"zero_shot": 0.6, "lora": 0.8}
+    few, rows = plant(truth, 40)
+    copies = {
+        f"{key}-{n}": replace(row, id=f"{key}-{n}", group=key)
+        for key, row in rows.items()
+        for n in range(10)
+    }
+    many = [
+        replace(
+            record,
+            test=tuple(
+                replace(result, id=f"{result.id}-{n}") for result in record.test for n in range(10)
+            ),
+        )
+        for record in few
+    ]
+    alone = build_comparison(SPEC, few, (), CONTEXT, rows)
+    grouped = build_comparison(SPEC, many, (), CONTEXT, copies)
+    for one, other in zip(alone.entries, grouped.entries, strict=True):
+        assert one.test.value == pytest.approx(other.test.value)
+        width = other.test.high - other.test.low
+        assert width == pytest.approx(one.test.high - one.test.low, rel=0.25)
+    (one,), (other,) = alone.pairs, grouped.pairs
+    assert other.high - other.low == pytest.approx(one.high - one.low, rel=0.25)
+    assert other.row_deviation / 20 == pytest.approx(one.row_deviation / 40**0.5, rel=0.1)
+    assert other.p_value > one.p_value / 4
+
+
 def test_recall_per_label_and_score_per_domain_by_hand() -> None:
     """Labels and domains take turns; the first half is right."""
     rows = make_rows(12, domains=("books", "films"))

@@ -28,7 +28,7 @@ from tunewise.errors import RunError
 from tunewise.measure.evidence import Evidence
 from tunewise.measure.records import FitRecord, SkippedMethod
 from tunewise.numerics.pairs import holm, paired_difference
-from tunewise.task.types import Row, TaskSpec
+from tunewise.task.types import Row, TaskSpec, clusters_of
 
 
 def build_comparison(
@@ -58,7 +58,8 @@ def build_comparison(
         by_method.setdefault(record.method, []).append(record)
     joined = with_roles([join_seeds(spec, fits, rows) for fits in by_method.values()])
     entries = tuple(sorted(joined, key=table_order))
-    pairs = _pairs(entries, by_method)
+    clusters = clusters_of([rows[result.id] for result in records[0].test])
+    pairs = _pairs(entries, by_method, clusters)
     return Comparison(
         task=spec,
         context=context,
@@ -121,7 +122,9 @@ def _unseen(entry: Entry) -> float:
 
 
 def _pairs(
-    entries: Sequence[Entry], by_method: Mapping[str, Sequence[FitRecord]]
+    entries: Sequence[Entry],
+    by_method: Mapping[str, Sequence[FitRecord]],
+    clusters: Sequence[str] | None,
 ) -> tuple[Pair, ...]:
     """Every two entries, those with the best first (it leads the table)."""
     scores = {
@@ -131,7 +134,9 @@ def _pairs(
     pairs = []
     for a, b in combinations(entries, 2):
         unseen = (_unseen(a), _unseen(b))
-        found = paired_difference(scores[a.method], scores[b.method], unseen=unseen)
+        found = paired_difference(
+            scores[a.method], scores[b.method], unseen=unseen, clusters=clusters
+        )
         pairs.append(
             Pair(
                 a=a.method,
