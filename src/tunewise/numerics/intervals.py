@@ -103,6 +103,21 @@ def mean_interval(
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
+def share_limits(share: float, rows: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's limits of a share, which may also be a mean of shares over seeds.
+
+    Args:
+        share: 0 to 1.
+        rows: at least one.
+        level: of the interval.
+    """
+    reach = float(stats.norm.ppf((1 + level) / 2))
+    middle = share + reach**2 / (2 * rows)
+    width = reach * (share * (1 - share) / rows + reach**2 / (4 * rows**2)) ** 0.5
+    whole = 1 + reach**2 / rows
+    return max(0.0, (middle - width) / whole), min(1.0, (middle + width) / whole)
+
+
 def bootstrap_means(sums: Floats, sizes: Floats, *, seed: int, resamples: int) -> Floats:
     """Bootstrap of a mean over rows, drawn one by one or in clusters.
 
