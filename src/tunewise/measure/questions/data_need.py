@@ -265,7 +265,8 @@ def _needs(
     within, more = {"tolerance": settings.tolerance}, {"more_rows": settings.more_rows}
     for name, each in measured.items():
         if name not in curves:
-            reason = f"only {len(each.scores)} sizes could be fitted: {each.reason}"
+            why = each.reason if each.reason else "the rows allow for no more"
+            reason = f"only {len(each.scores)} sizes could be fitted: {why}"
             found.append(absent("rows_needed", name, "rows", reason, part=within))
             found.append(absent("gain_of_more_rows", name, "score", reason, part=more))
             continue
