@@ -14,8 +14,9 @@ from tunewise.compare.contract import Comparison, Recommendation, Verdict
 from tunewise.compare.decide import decide
 from tunewise.compare.priorities import Priorities, month_of, priorities_from
 from tunewise.compare.recommend import recommend
-from tunewise.compare.table import build_comparison
+from tunewise.compare.table import build_comparison, with_evidence
 from tunewise.errors import ConfigError
+from tunewise.measure.evidence import Answered, Evidence, Measurement
 
 TRUTH = {"majority": 0.33, "tfidf": 0.7, "zero_shot": 0.6, "few_shot": 0.75}
 CLEAR = {**TRUTH, "soft_prompt": 0.8, "lora": 0.94, "full": 0.88}
@@ -203,3 +204,44 @@ def test_all_faults_are_told_at_once() -> None:
         priorities_from(None, {"domains": 0, "give_up_points": -1})
     assert "domains" in str(caught.value)
     assert "give_up_points" in str(caught.value)
+
+
+def test_what_does_not_meet_the_priorities_is_no_cheaper_way_out() -> None:
+    made = compare(CLEAR, 600)
+    assert any("cheaper answer, take" in each for each in made.recommendation.would_change)
+    wanted = 100 * min(each.test.value for each in made.entries if each.method == "lora") - 1
+    found = advised(made, minimum_quality=wanted)
+    assert found.method == "lora"
+    kept_out = set(found.unmet)
+    for told in found.would_change:
+        assert not any(f"cheaper answer, take {name} " in told for name in kept_out), told
+
+
+def test_a_break_even_says_how_often_each_domain_is_fitted() -> None:
+    records, rows = plant(TIE, 400)
+    slow = [
+        replace(each, milliseconds_per_row=25.0, seconds=10.0) if each.method == "lora" else each
+        for each in records
+    ]
+    made = build_comparison(SPEC, slow, [], CONTEXT, rows)
+    for wanted, words in (
+        ({}, "fitted once a year."),
+        ({"changes_a_month": 2}, "fitted 2 times a month."),
+        ({"changes_a_month": 0.01}, "fitted once a year."),
+        ({"domains": 30, "changes_a_month": 2}, "each of 30 domains fitted 2 times a month."),
+    ):
+        told = [each for each in advised(made, **wanted).would_change if "requests a month" in each]
+        assert told, wanted
+        assert all(each.endswith(words) for each in told), told
+
+
+def test_a_crossing_without_limits_is_not_told() -> None:
+    """Too many of its drawings do not cross for 95% limits to be had."""
+    made = compare(CLEAR, 600)
+    sure = Measurement(
+        "crossing_rows", "lora", "rows", 120.0, 200, "x", 80.0, 200.0, beside="few_shot"
+    )
+    for figure, count in ((sure, 1), (replace(sure, low=None, high=None), 0)):
+        asked = Evidence("data_need", "Data need", "how many?", Answered((figure,)))
+        told = with_evidence(made, (asked,)).recommendation.would_change
+        assert sum("above about 120 training rows" in each for each in told) == count

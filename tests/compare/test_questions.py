@@ -133,6 +133,7 @@ def test_a_long_list_of_figures_is_cut_and_says_so(asked: Comparison, tmp_path: 
     [
         (0.921, "score", "92.1"),
         (-0.02, "score", "-2.0"),
+        (0.043, "share", "4.3"),
         (46_080, "bytes", "46 kB"),
         (200.0, "seconds", "3 min 20 s"),
         (-5.0, "seconds", "-5.0 s"),

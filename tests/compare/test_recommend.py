@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tests.compare.planted import (
     CONTEXT,
@@ -17,7 +18,7 @@ from tests.compare.planted import (
     plant,
 )
 
-from tunewise.compare.contract import Comparison, Verdict
+from tunewise.compare.contract import Comparison, SliceScore, Verdict
 from tunewise.compare.recommend import recommend
 from tunewise.compare.table import build_comparison
 from tunewise.errors import RunError
@@ -228,6 +229,39 @@ def test_warns_of_what_did_not_learn_failed_or_hurt() -> None:
     assert "full failed on 100 of 300 answers" in text
     assert "few_shot made the base worse: it is below zero_shot by 20.0 points" in text
     assert "One seed only" in text
+
+
+def test_of_many_methods_one_below_the_base_may_be_chance() -> None:
+    """Four set beside the base at the 5% level: p = 0.04 of one of them shows nothing."""
+    truth = {"zero_shot": 0.8, "few_shot": 0.8, "soft_prompt": 0.8, "lora": 0.8, "full": 0.95}
+    found = planted(truth, 400)
+    both = {"zero_shot", "few_shot"}
+    pairs = []
+    for each in found.pairs:
+        if {each.a, each.b} == both:
+            assert (each.a, each.p_value_holm) == ("zero_shot", None)
+            each = replace(each, difference=0.03, low=0.001, high=0.06, p_value=0.04)
+        pairs.append(each)
+    told = "\n".join(recommend(found.entries, pairs).warnings)
+    assert "made the base worse" not in told
+    few = [each for each in found.entries if each.method in {*both, "full"}]
+    kept = [each for each in pairs if {each.a, each.b} <= {*both, "full"}]
+    assert "few_shot made the base worse" in "\n".join(recommend(few, kept).warnings)
+
+
+def test_only_labels_that_are_surely_weak_are_to_have_more_rows() -> None:
+    """The worst of forty equally hard labels lies far below their mean by chance alone."""
+    found = planted({"zero_shot": 0.6, "lora": 0.85}, 400)
+    lora = found.entries[0]
+    numbers = np.random.default_rng(0)
+    alike = {f"l{n}": SliceScore(numbers.binomial(10, 0.85) / 10, 10) for n in range(40)}
+    assert min(each.value for each in alike.values()) < 0.7
+    weak = alike | {"weak": SliceScore(0.1, 10)}
+    for labels, named in ((alike, []), (weak, ["weak"])):
+        entries = (replace(lora, by_label=labels), *found.entries[1:])
+        steps = recommend(entries, found.pairs).next_steps
+        told = [each for each in steps if each.startswith("Add rows of label")]
+        assert [each.split()[4].rstrip(":") for each in told] == named
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from tests.compare.planted import CONTEXT, SPEC, compare, make_record, make_rows, plant
 
 from tunewise.compare.contract import Comparison, Role
+from tunewise.compare.entries import SEED_DEVIATION
 from tunewise.compare.table import build_comparison, gather_details
 from tunewise.compare.terminal import table_rows
 from tunewise.errors import RunError
@@ -153,6 +154,48 @@ def test_pairs_are_on_rows_and_every_two_methods(whole: Comparison) -> None:
     assert [pair.p_value_holm for pair in best] == holm([pair.p_value for pair in best])
     rest = [pair for pair in whole.pairs if pair.a != whole.recommendation.best]
     assert {pair.p_value_holm for pair in rest} == {None}
+
+
+def test_a_method_with_one_fit_is_allowed_for_in_a_run_of_several_seeds() -> None:
+    """A climb fits what leads with every seed, and the others with the first alone."""
+    records, rows = plant({"zero_shot": 0.6, "soft_prompt": 0.8, "lora": 0.8}, 400, seeds=3)
+    kept = [each for each in records if each.method != "lora" or each.seed == 0]
+    found = build_comparison(SPEC, kept, (), replace(CONTEXT, seeds=(0, 1, 2)), rows)
+    pairs = {frozenset((pair.a, pair.b)): pair for pair in found.pairs}
+    assert pairs[frozenset(("soft_prompt", "lora"))].seed_deviation >= SEED_DEVIATION
+    assert pairs[frozenset(("zero_shot", "lora"))].seed_deviation >= SEED_DEVIATION
+    assert pairs[frozenset(("zero_shot", "soft_prompt"))].seed_deviation < SEED_DEVIATION
+    assert any("One seed only" in told for told in found.recommendation.warnings)
+
+
+def test_rows_of_a_group_are_no_independent_rows() -> None:
+    """Ten rows of each of forty texts, answered alike, say what forty rows say."""
+    truth = {"zero_shot": 0.6, "lora": 0.8}
+    few, rows = plant(truth, 40)
+    copies = {
+        f"{key}-{n}": replace(row, id=f"{key}-{n}", group=key)
+        for key, row in rows.items()
+        for n in range(10)
+    }
+    many = [
+        replace(
+            record,
+            test=tuple(
+                replace(result, id=f"{result.id}-{n}") for result in record.test for n in range(10)
+            ),
+        )
+        for record in few
+    ]
+    alone = build_comparison(SPEC, few, (), CONTEXT, rows)
+    grouped = build_comparison(SPEC, many, (), CONTEXT, copies)
+    for one, other in zip(alone.entries, grouped.entries, strict=True):
+        assert one.test.value == pytest.approx(other.test.value)
+        width = other.test.high - other.test.low
+        assert width == pytest.approx(one.test.high - one.test.low, rel=0.25)
+    (one,), (other,) = alone.pairs, grouped.pairs
+    assert other.high - other.low == pytest.approx(one.high - one.low, rel=0.25)
+    assert other.row_deviation / 20 == pytest.approx(one.row_deviation / 40**0.5, rel=0.1)
+    assert other.p_value > one.p_value / 4
 
 
 def test_recall_per_label_and_score_per_domain_by_hand() -> None:

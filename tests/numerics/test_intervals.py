@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tunewise.numerics.intervals import (
     as_score_matrix,
@@ -20,6 +21,7 @@ from tunewise.numerics.intervals import (
     mean_interval,
     seed_effects,
     seed_variance,
+    share_limits,
 )
 
 
@@ -173,3 +175,11 @@ def test_what_is_not_a_table_of_scores_is_refused(scores: object) -> None:
 def test_clusters_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="group of 3 rows"):
         mean_interval([0.1, 0.2, 0.3], clusters=[1, 2])
+
+
+@pytest.mark.parametrize("level", [0.95, 0.999])
+def test_limits_of_a_share_are_wilsons(level: float) -> None:
+    for right, rows in ((0, 5), (3, 9), (81, 100), (7, 7)):
+        exact = stats.binomtest(right, rows).proportion_ci(level, method="wilson")
+        found = share_limits(right / rows, rows, level=level)
+        assert found == pytest.approx((exact.low, exact.high))

@@ -81,6 +81,40 @@ def test_agreeing_on_few_rows_is_not_being_equal() -> None:
     assert many.high < 0.002
 
 
+def test_clustered_rows_cover_and_raise_no_false_alarms() -> None:
+    """Twenty-five texts of four rows, equally good methods that each take to some of the texts.
+
+    Rows taken for independent ones: coverage 0.87, 13% false alarms at the 5% level.
+    """
+    numbers = np.random.default_rng(12)
+    texts = np.repeat(np.arange(25), 4)
+
+    def scores() -> np.ndarray:
+        level = 1 + 1.5 * numbers.standard_normal(25)[texts]
+        return (numbers.random(100) < 1 / (1 + np.exp(-level))).astype(float)
+
+    held = alarms = 0
+    for _ in range(250):
+        found = paired_difference(scores(), scores(), resamples=400, clusters=texts)
+        held += found.low <= 0 <= found.high
+        alarms += found.p_value < 0.05
+    assert held / 250 >= 0.92
+    assert alarms / 250 <= 0.07
+
+
+def test_a_cluster_for_each_row_is_none_at_all() -> None:
+    a, b = np.random.default_rng(13).random((2, 40))
+    each = paired_difference(a, b, clusters=np.arange(40))
+    plain = paired_difference(a, b)
+    for name in ("difference", "low", "high", "p_value", "row_deviation"):
+        assert getattr(each, name) == pytest.approx(getattr(plain, name)), name
+
+
+def test_texts_that_agree_are_counted_as_texts() -> None:
+    few = paired_difference(np.ones(200), np.ones(200), clusters=np.repeat(np.arange(4), 50))
+    assert few.high > 0.2 > 5 * paired_difference(np.ones(200), np.ones(200)).high
+
+
 def test_mcnemar_by_hand() -> None:
     """Right alone: 10 and 2 of 12. P = 2 (C(12,0) + C(12,1) + C(12,2)) / 2^12 = 158 / 4096."""
     assert mcnemar(10, 2) == pytest.approx(158 / 4096)

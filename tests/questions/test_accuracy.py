@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,30 @@ def test_on_a_run(small_run: Run, tmp_path: Path) -> None:
     assert evidence.planned_passes == 0
     titles = [picture.title for picture in evidence.answered.pictures]
     assert len(titles) == 2
+
+
+def test_the_worst_of_many_equally_hard_labels_is_not_named() -> None:
+    """Of 77 labels the lowest and the highest are told apart by chance alone, two by two."""
+    numbers = np.random.default_rng(5)
+    outputs = [f"l{n % 77}" for n in range(77 * 40)]
+    scores = [float(each < 0.85) for each in numbers.random(len(outputs))]
+    answered = ask(planted_context(outputs, {"lora": {0: scores}}, probability=0.85))
+    by_label = [each for each in answered.measurements if "label" in each.part]
+    low = min(by_label, key=lambda each: each.number)
+    high = max(by_label, key=lambda each: each.number)
+    assert low.high < high.low
+    assert not any("rows labelled" in told for told in answered.findings)
+
+
+def test_rows_of_a_group_widen_the_intervals() -> None:
+    outputs = ["a", "b"] * 60
+    scores = [float(n // 6 % 3 > 0) for n in range(120)]
+    context = planted_context(outputs, {"lora": {0: scores}})
+    grouped = replace(
+        context,
+        test=tuple(replace(row, group=f"g{n // 6}") for n, row in enumerate(context.test)),
+    )
+    for part in ({}, {"label": "a"}):
+        plain, wide = (figure(ask(each), "score", **part) for each in (context, grouped))
+        assert wide.value == plain.value
+        assert wide.high - wide.low > 1.5 * (plain.high - plain.low)

@@ -110,11 +110,14 @@ def test_seeds_by_counting_pairs() -> None:
 
 
 def test_rewordings_by_counting() -> None:
-    context = planted_context(["a", "b"], {"lora": {0: [1.0, 1.0]}})
+    inputs = ["It does not come.", "It came."]
+    context = planted_context(["a", "b"], {"lora": {0: [1.0, 1.0]}}, inputs=inputs)
     (subject,) = context.subjects["lora"]
-    found = _over_rewordings("lora", subject, ["a", "b"], {"x": ["a", "a"], "y": ["a", None]})
-    assert (found.value, found.n, found.n_failed) == (0.5, 2, 1)
-    assert _over_rewordings("lora", subject, ["a"], {}).absent
+    # Only the first row can be contracted; the second's answer to the same text says nothing.
+    answers = {"framed": ["a", "a"], "contracted": [None, "b"]}
+    found = _over_rewordings("lora", subject, context.test, ["a", "b"], answers)
+    assert (found.value, found.n, found.n_failed) == ((1 + 0) / 2 / 2, 2, 1)
+    assert _over_rewordings("lora", subject, context.test, ["a"], {}).absent
 
 
 def test_generated_answers_are_drawn(tmp_path: Path, tiny_folder: Path) -> None:

@@ -12,7 +12,7 @@ from tests.questions.running import Run, toys
 from tests.questions.running import Toy as AnyQuestion
 
 from tunewise.adaptation.attach import attached
-from tunewise.adaptation.parts import LowRankPart
+from tunewise.adaptation.parts import LowRankPart, PromptTextPart
 from tunewise.measure.questions._material import neutral_texts, riddles
 from tunewise.measure.questions._registry import QUESTIONS
 from tunewise.measure.questions.forgetting import _asked
@@ -115,3 +115,30 @@ def test_fewer_riddles_are_of_every_skill() -> None:
     texts, some = _asked(QUESTION.Settings(texts=2, riddles=10))
     assert (len(texts), len(some)) == (2, 10)
     assert len({each.skill for each in some}) == 5
+
+
+def test_several_prompts_are_all_looked_behind(small_run: Run, tmp_path: Path) -> None:
+    """Prose by the mean loss, riddles by the option of the least mean loss, as labels are read."""
+    asking = small_run.asking(tmp_path)
+    settings = QUESTION.Settings(texts=2, riddles=4)
+    asked = replace(toys(AnyQuestion())[0], question=QUESTION, settings=settings)
+    context = asking._context(asked, limit=10**7)
+    subject = context.subjects["zero_shot"][0]
+    adaptation = subject.load()
+    words = ("Say what it is.", "Which of the two is meant by this? Answer in a word.")
+    part = PromptTextPart(PromptText(words[0]), (PromptText(words[1]),))
+    planted = replace(subject, load=lambda: replace(adaptation, parts=(part,)))
+    context = replace(context, subjects={"zero_shot": (planted,)})
+    answered = QUESTION.measure(context, settings)
+    found = {each.name: each for each in answered.measurements if each.about == "zero_shot"}
+    texts, spec = list(neutral_texts()[:2]), context.spec
+    behind = [
+        sum(slow_losses(context.base, texts, shared(context.base, spec, each))) / 2
+        for each in (*words, spec.instruction)
+    ]
+    expected = (behind[0] + behind[1]) / 2 - behind[2]
+    assert abs(behind[0] - behind[1]) > 4e-4  # more than what is allowed below
+    assert found["loss_change_attached"].value == pytest.approx(expected, abs=1e-4)
+    assert found["loss_change_detached"].value == 0.0
+    planned = QUESTION.cost(context, settings)
+    assert 0.9 * planned <= context.ledger.spent <= 1.1 * planned

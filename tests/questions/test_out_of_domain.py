@@ -12,6 +12,8 @@ from tests.cli.planted import write_rows
 from tests.questions.running import Run, run_on
 
 from tunewise.errors import DataError, UnknownNameError
+from tunewise.measure.evidence import Measurement
+from tunewise.measure.questions.out_of_domain import _findings
 
 COMMON = {"positive": ("good", "great", "fine"), "negative": ("bad", "poor", "sad")}
 # In the third domain the same words mean the opposite.
@@ -95,10 +97,11 @@ def test_a_file_of_other_rows_needs_no_fit(run: Run, tmp_path: Path) -> None:
 
 def test_rows_of_the_file_that_were_fitted_on_are_passed_over(run: Run, tmp_path: Path) -> None:
     view = run.jobs.ground.task.fit_view
-    known = [{"text": row.input, "label": row.output} for row in view.train[:20]]
+    # Test rows too: they would stand on both sides of a difference of independent means.
+    known = [{"text": row.input, "label": row.output} for row in (*view.train[:20], *run.rows[:9])]
     path = write_rows(tmp_path / "known.jsonl", known)
     found = run.ask("out_of_domain", tmp_path / "asked", file=str(path))
-    assert all("among the rows for fitting" in each.absent for each in found.answered.measurements)
+    assert all("among the task's own rows" in each.absent for each in found.answered.measurements)
 
 
 def test_models_answer_through_the_base(small_run: Run, tmp_path: Path) -> None:
@@ -160,3 +163,14 @@ def test_bad_files_are_refused(
 def test_unknown_entries_are_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'tfidf'"):
         run.ask("out_of_domain", tmp_path, domain="irony", entries=("tfid",))
+
+
+def test_better_without_having_seen_it_is_not_better_than_at_home() -> None:
+    losses = [
+        Measurement("score_elsewhere", "lora", "score", 0.9, 100, "x", 0.8, 0.95),
+        Measurement("loss_elsewhere", "lora", "score", -0.1, 100, "x", -0.15, -0.05),
+    ]
+    (_, told) = _findings(losses, "rows of irony, which was held out", paired=True)
+    assert told == "lora is 10.0 (5.0 to 15.0) points better there without having seen them."
+    (_, told) = _findings(losses, "the rows of other.csv", paired=False)
+    assert told == "lora is 10.0 (5.0 to 15.0) points better there than at home."

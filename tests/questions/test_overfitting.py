@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.questions.running import Run
 from tunewise.adaptation.bundle import Decoding
 from tunewise.adaptation.predict import BasePredictor
 from tunewise.adaptation.readout import Readout
-from tunewise.measure.questions._recall import begin_rows, by_heart
+from tunewise.measure.questions._recall import begin_rows, by_heart, recalled
 from tunewise.measure.questions.overfitting import _findings, _gap
 from tunewise.measure.records import RowResult
 from tunewise.model.base import Base
@@ -72,6 +73,15 @@ def test_rows_that_were_learned_are_known_by_heart_and_others_are_not() -> None:
     assert (
         by_heart(BasePredictor(Readout(base, renderer, EMPTY_PREFIX), Decoding("score")), []) == []
     )
+    # Behind another prompt alone they do not come out; behind either of the two they do.
+    with torch.no_grad():
+        noise = compute_prefix(base, torch.randn(1, 12, base.width))
+    other = Readout(base, renderer, noise)
+    alone = BasePredictor(other, Decoding("score"))
+    both = BasePredictor(replace(other, others=(predictor.readout,)), Decoding("score"))
+    assert sum(yes for _, yes in recalled(alone, rows_of(texts), tokens=8)) < 4
+    known = recalled(both, rows_of(texts), tokens=8)
+    assert [(each.row.id, yes) for each, yes in known] == [(f"r{n}", n < 4) for n in range(8)]
 
 
 class _Subject:

@@ -198,3 +198,25 @@ def test_too_few_rows_and_no_entry_are_told(run: Run, tmp_path: Path, tiny_folde
     data = write_rows(tmp_path / "rows.jsonl", rows(40))
     few = run_on(data, tmp_path / "run", tiny_folder, ("tfidf",))
     assert "at least 40 training rows" in few.ask("update", tmp_path / "b").absent
+
+
+def test_a_label_that_a_sample_of_the_test_rows_misses_is_still_asked_about(
+    run: Run, tmp_path: Path
+) -> None:
+    context = context_of(run, tmp_path, [])
+    (first, *_) = (row for row in context.test if row.output == "refund")
+    others = tuple(
+        replace(first, id=f"more {n}", output="delay", references=("delay",)) for n in range(3000)
+    )
+    record = context.subjects["tfidf"][0].record
+    answers = {one.id: one for one in record.test}
+    results = (*record.test, *(replace(answers[first.id], id=row.id) for row in others))
+    subject = replace(context.subjects["tfidf"][0], record=replace(record, test=results))
+    grown = replace(context, test=(*context.test, *others), subjects={"tfidf": (subject,)})
+    settings = UpdateSettings(
+        added=(10,), kinds=("shallow_model",), new_label="refund", label_rows=12, rows=20
+    )
+    found = Update().measure(grown, settings).measurements
+    told = find(found, "new_label_score", "tfidf", label="refund")
+    change = find(found, "change_of_others", "tfidf", label="refund")
+    assert (told.n, change.n) == (6, 14)

@@ -19,6 +19,7 @@ from tunewise.measure.evidence import Evidence, Measurement, TextTable
 MOST_FIGURES = 300
 _FORMATS: Mapping[str, Callable[[float], str]] = {
     "score": points,
+    "share": points,
     "bytes": size_text,
     "seconds": seconds_text,
     "flops": flops_text,
@@ -76,10 +77,10 @@ def in_order(evidence: Sequence[Evidence]) -> list[Evidence]:
 
 
 def figure_text(value: float, unit: str) -> str:
-    """A figure in its unit: a score in points of 100, bytes, seconds, or number and unit."""
+    """A figure in its unit: scores and shares in points of 100, bytes, seconds, else as it is."""
     known = _FORMATS.get(unit)
     if known is not None:
-        sign = "-" if value < 0 and unit != "score" else ""
+        sign = "-" if value < 0 and known is not points else ""
         return f"{sign}{known(abs(value) if sign else value)}"
     return f"{value:.4g}" if not unit else f"{value:.4g} {unit.replace('_', ' ')}"
 

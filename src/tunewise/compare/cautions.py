@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from tunewise.compare.contract import Entry, Role
+from tunewise.compare.contract import Entry, Pair, Role
 from tunewise.compare.decide import FEW_ROWS, Decision, is_different
 from tunewise.compare.entries import SEED_DEVIATION, hardly_trained
 from tunewise.compare.phrases import against
 from tunewise.compare.wording import names_text, plural, points, score_text
+from tunewise.numerics.pairs import holm
 
 
 def warnings(found: Decision) -> Iterator[str]:
@@ -45,11 +47,27 @@ def warnings(found: Decision) -> Iterator[str]:
             f"{names_text(methods)} began at what {start} had found; the work of finding that is "
             f"told with {start} alone."
         )
+    worse = _made_worse(found)
     for entry in found.entries:
-        yield from _about(found, entry)
+        yield from _about(found, entry, worse)
 
 
-def _about(found: Decision, entry: Entry) -> Iterator[str]:
+def _made_worse(found: Decision) -> dict[str, Pair]:
+    """The untouched base against what it is better than, by method; corrected for their number."""
+    untouched = found.role(Role.UNTOUCHED)
+    if untouched is None:
+        return {}
+    adapted = [each for each in found.entries if each.role in (Role.TRAINED, Role.PROMPT)]
+    pairs = [found.pair(untouched, each) for each in adapted]
+    corrected = holm([pair.p_value for pair in pairs])
+    told = {
+        each.method: replace(pair, p_value_holm=value)
+        for each, pair, value in zip(adapted, pairs, corrected, strict=True)
+    }
+    return {name: pair for name, pair in told.items() if pair.difference > 0 and is_different(pair)}
+
+
+def _about(found: Decision, entry: Entry, worse: Mapping[str, Pair]) -> Iterator[str]:
     """Warnings about one entry."""
     name, rows = entry.method, entry.test.n
     calls_base = entry.role not in (Role.CONSTANT, Role.SHALLOW)
@@ -61,10 +79,9 @@ def _about(found: Decision, entry: Entry) -> Iterator[str]:
     if entry.distinct_answers == 0:
         yield f"{name} answered no row at all."
     untouched = found.role(Role.UNTOUCHED)
-    if untouched is not None and entry.role in (Role.TRAINED, Role.PROMPT):
-        pair = found.pair(untouched, entry)
-        if pair.difference > 0 and is_different(pair):
-            yield f"{name} made the base worse: it is below {untouched.method} by {against(pair)}."
+    if untouched is not None and name in worse:
+        gap = against(worse[name])
+        yield f"{name} made the base worse: it is below {untouched.method} by {gap}."
     if entry.role is Role.TRAINED:
         for reference in (untouched, found.role(Role.SHALLOW)):
             yield from _not_shown(found, entry, reference)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from tunewise.compare.contract import Entry, Role
 from tunewise.compare.decide import ALPHA, Decision
 from tunewise.compare.phrases import against, cost_text, interval_text, minus_value
-from tunewise.compare.priorities import refits_a_month
+from tunewise.compare.priorities import LEAST_CHANGES_A_MONTH, refits_a_month
 from tunewise.compare.wording import names_text, points, score_text, size_text
 from tunewise.measure.evidence import Evidence
 from tunewise.numerics.pairs import rows_to_resolve
@@ -40,7 +40,14 @@ def would_change(found: Decision, evidence: Sequence[Evidence] = ()) -> Iterator
     yield from crossings(found, evidence)
     yield from break_evens(found)
     cheaper = [entry for entry in found.entries if found.order(entry) < found.order(chosen)]
-    cheaper = [entry for entry in cheaper if entry.role is not Role.CONSTANT]
+    cheaper = [
+        entry
+        for entry in cheaper
+        if entry.role is not Role.CONSTANT
+        and entry.test.value <= chosen.test.value
+        # What does not meet the priorities is no way out, where something does.
+        and not (found.met and entry.method in found.unmet)
+    ]
     if cheaper:
         near = min(cheaper, key=minus_value)
         yield (
@@ -58,6 +65,9 @@ def crossings(found: Decision, evidence: Sequence[Evidence]) -> Iterator[str]:
     for each in (figure for one in evidence for figure in one.answered.measurements):
         names = (each.about, each.beside)
         if each.name != CROSSING or each.value is None or found.chosen.method not in names:
+            continue
+        if each.low is None:
+            # Too many of the drawings do not cross at all.
             continue
         limits = interval_text(each.low, each.high, lambda rows: f"{rows:,.0f}")
         yield (
@@ -103,8 +113,10 @@ def break_even(found: Decision, entry: Entry) -> float | None:
 
 
 def _fits(found: Decision) -> str:
-    changes = found.priorities.changes_a_month
-    return f"fitted {changes:g} times a month" if changes > 0 else "fitted once a year"
+    """How often what is compared is fitted, in words."""
+    changes, domains = found.priorities.changes_a_month, found.priorities.domains
+    often = f"{changes:g} times a month" if changes > LEAST_CHANGES_A_MONTH else "once a year"
+    return f"fitted {often}" if domains == 1 else f"each of {domains:,} domains fitted {often}"
 
 
 def _relaxed(found: Decision) -> Iterator[str]:

@@ -186,10 +186,11 @@ class Pair:
         p_value: that there is no difference.
         p_value_holm: the same, corrected (Holm) for the number of comparisons with the best, which
             is what the recommendation reads; None for pairs without the best.
-        row_deviation: standard deviation of the per-row differences.
+        row_deviation: standard deviation of the per-row differences; where rows stand in groups, of
+            as many independent rows that would leave the difference as unsure.
         n: rows.
-        seed_deviation: standard deviation of the difference by the seeds of the fits; where the run
-            has one seed, by what is usual for trained methods.
+        seed_deviation: standard deviation of the difference by the seeds of the fits; where a
+            trained method has one, by what is usual for such.
     """
 
     a: str

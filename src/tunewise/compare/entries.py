@@ -12,7 +12,7 @@ from tunewise.compare.contract import Entry, FitWork, Role, Score, SliceScore
 from tunewise.errors import RunError
 from tunewise.measure.records import FitRecord, RowResult
 from tunewise.numerics.intervals import mean_interval
-from tunewise.task.types import Kind, Row, TaskSpec
+from tunewise.task.types import Kind, Row, TaskSpec, clusters_of
 
 # From cheapest to keep and run to dearest; a bundle costs as much as its dearest part.
 COST_LADDER = (
@@ -25,7 +25,7 @@ COST_LADDER = (
 )
 SHALLOW_PART = "shallow_model"
 PROMPT_PART = "prompt_text"
-# How much another seed moves a trained method's score where the run has one seed and cannot tell:
+# How much another seed moves a trained method's score where it has one fit, which cannot tell:
 # standard deviation, pooled over eight trained entries of docs/results.md with three seeds each. A
 # prompt is kept as the text it is; numbers are trained again whenever the data change.
 SEED_DEVIATION = 0.015
@@ -99,7 +99,7 @@ def join_seeds(spec: TaskSpec, records: Sequence[FitRecord], rows: Mapping[str, 
         settings=chosen.settings,
         notes=chosen.notes,
         seeds=tuple(record.seed for record in ordered),
-        test=_score(spec.metric, tests, chosen.method),
+        test=_score(spec.metric, tests, chosen.method, clusters_of([rows[r.id] for r in tests[0]])),
         validation=_score(spec.metric, validations, chosen.method) if validations else None,
         fit=_work(ordered),
         bytes_on_disk=chosen.bytes_on_disk,
@@ -169,9 +169,14 @@ def _mean(results: Sequence[RowResult]) -> float:
     return float(np.mean([result.score for result in results])) if results else 0.0
 
 
-def _score(metric: str, results: Sequence[Sequence[RowResult]], method: str) -> Score:
+def _score(
+    metric: str,
+    results: Sequence[Sequence[RowResult]],
+    method: str,
+    clusters: Sequence[str] | None = None,
+) -> Score:
     """Mean over seeds and rows with its interval."""
-    found = mean_interval(score_matrix(results, method))
+    found = mean_interval(score_matrix(results, method), clusters=clusters)
     failed = sum(bool(result.failure) for line in results for result in line)
     return Score(metric, found.value, found.low, found.high, len(results[0]), failed)
 

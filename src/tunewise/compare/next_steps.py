@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tunewise.compare.contract import Entry, Verdict
-from tunewise.compare.decide import FEW_ROWS, Decision
+from tunewise.compare.decide import ALPHA, FEW_ROWS, Decision
 from tunewise.compare.entries import hardly_trained
 from tunewise.compare.phrases import interval_text
 from tunewise.compare.wording import names_text, plural, points
 from tunewise.measure.evidence import Evidence, Measurement
+from tunewise.numerics.intervals import share_limits
 
 # Names of the figures of questions that are read here.
 NOISY_ROWS, JUDGE_AGREES = "label_candidates", "judge_agrees"
@@ -106,12 +107,16 @@ def _more_rows(found: Decision, evidence: Sequence[Evidence]) -> Iterator[str]:
 
 
 def _labels(entry: Entry) -> Iterator[str]:
-    """The labels that the recommended entry answers worst."""
+    """The labels that the recommended entry answers worst, by more than the worst of as many
+    equally hard ones would be: limits are those of all labels together (Bonferroni)."""
     slices = {} if entry.by_label is None else entry.by_label
+    told = {name: each for name, each in slices.items() if each.n >= _LEAST_ROWS}
+    level = 1 - ALPHA / max(1, len(told))
     weak = sorted(
         (each.value, name, each.n)
-        for name, each in slices.items()
-        if each.n >= _LEAST_ROWS and each.value < entry.test.value - _WEAK_BY
+        for name, each in told.items()
+        if each.value < entry.test.value - _WEAK_BY
+        and share_limits(each.value, each.n, level=level)[1] < entry.test.value
     )
     for value, name, rows in weak[:_MOST_LABELS]:
         yield (

@@ -28,7 +28,7 @@ from tunewise.errors import RunError
 from tunewise.measure.evidence import Evidence
 from tunewise.measure.records import FitRecord, SkippedMethod
 from tunewise.numerics.pairs import holm, paired_difference
-from tunewise.task.types import Row, TaskSpec
+from tunewise.task.types import Row, TaskSpec, clusters_of
 
 
 def build_comparison(
@@ -58,7 +58,8 @@ def build_comparison(
         by_method.setdefault(record.method, []).append(record)
     joined = with_roles([join_seeds(spec, fits, rows) for fits in by_method.values()])
     entries = tuple(sorted(joined, key=table_order))
-    pairs = _pairs(entries, by_method, len(context.seeds))
+    clusters = clusters_of([rows[result.id] for result in records[0].test])
+    pairs = _pairs(entries, by_method, clusters)
     return Comparison(
         task=spec,
         context=context,
@@ -112,13 +113,18 @@ def gather_details(
     return ReportDetails(tuple(rows), answers, data_check)
 
 
-def _unseen(entry: Entry, seeds: int) -> float:
-    """What the run could not see of how the seed moves an entry's score."""
-    return SEED_DEVIATION if seeds == 1 and entry.role is Role.TRAINED else 0.0
+def _unseen(entry: Entry) -> float:
+    """What the run could not see of how the seed moves an entry's score.
+
+    The entry's own fits count: a climb fits most methods with one of the seeds asked for.
+    """
+    return SEED_DEVIATION if len(entry.seeds) == 1 and entry.role is Role.TRAINED else 0.0
 
 
 def _pairs(
-    entries: Sequence[Entry], by_method: Mapping[str, Sequence[FitRecord]], seeds: int
+    entries: Sequence[Entry],
+    by_method: Mapping[str, Sequence[FitRecord]],
+    clusters: Sequence[str] | None,
 ) -> tuple[Pair, ...]:
     """Every two entries, those with the best first (it leads the table)."""
     scores = {
@@ -127,8 +133,10 @@ def _pairs(
     }
     pairs = []
     for a, b in combinations(entries, 2):
-        unseen = (_unseen(a, seeds), _unseen(b, seeds))
-        found = paired_difference(scores[a.method], scores[b.method], unseen=unseen)
+        unseen = (_unseen(a), _unseen(b))
+        found = paired_difference(
+            scores[a.method], scores[b.method], unseen=unseen, clusters=clusters
+        )
         pairs.append(
             Pair(
                 a=a.method,

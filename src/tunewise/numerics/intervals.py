@@ -96,11 +96,26 @@ def mean_interval(
         right, total = int(matrix.sum()), matrix.shape[1]
         wilson = stats.binomtest(right, total).proportion_ci(level, method="wilson")
         return Interval(value, float(wilson.low), float(wilson.high))
-    sums, sizes = _with_pseudo_rows(matrix, *_cluster_sums(matrix.mean(axis=0), clusters))
+    sums, sizes = _with_pseudo_rows(matrix, *cluster_sums(matrix.mean(axis=0), clusters))
     draws = bootstrap_means(sums, sizes, seed=seed, resamples=resamples)
     draws += seed_effects(matrix, np.random.default_rng([seed, 1]), resamples)
     low, high = np.clip(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]), 0.0, 1.0)
     return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def share_limits(share: float, rows: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's limits of a share, which may also be a mean of shares over seeds.
+
+    Args:
+        share: 0 to 1.
+        rows: at least one.
+        level: of the interval.
+    """
+    reach = float(stats.norm.ppf((1 + level) / 2))
+    middle = share + reach**2 / (2 * rows)
+    width = reach * (share * (1 - share) / rows + reach**2 / (4 * rows**2)) ** 0.5
+    whole = 1 + reach**2 / rows
+    return max(0.0, (middle - width) / whole), min(1.0, (middle + width) / whole)
 
 
 def bootstrap_means(sums: Floats, sizes: Floats, *, seed: int, resamples: int) -> Floats:
@@ -169,8 +184,19 @@ def _count_block(units: int, draws: int, seed: int, index: int) -> Floats:
     return block
 
 
-def _cluster_sums(scores: Floats, clusters: ArrayLike | None) -> tuple[Floats, Floats]:
-    """Sums (G,) and sizes (G,) per cluster; without clusters each row is its own."""
+def cluster_sums(scores: Floats, clusters: ArrayLike | None) -> tuple[Floats, Floats]:
+    """Sums and sizes of scores by cluster.
+
+    Args:
+        scores: (n,).
+        clusters: (n,) group of each row; None where each row is its own.
+
+    Returns:
+        (G,) and (G,).
+
+    Raises:
+        ValueError: `clusters` of another length.
+    """
     rows = len(scores)
     if clusters is None:
         return scores, np.ones(rows)

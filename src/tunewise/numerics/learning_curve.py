@@ -8,9 +8,11 @@ search over a grid of rates with a bounded weighted least squares at each (varia
 Golub & Pereyra 1973), which cannot diverge and does all drawings of a bootstrap at once.
 
 The band is a bootstrap. Test rows are drawn once for all sizes, since the same rows are answered at
-each; the effect of the seed (of the subset and of the fit) is added for every size by itself, from
-a t-distribution. A variance found from three seeds is worth little, so those of all sizes are
-pooled, and each size takes the mean of its own and the pooled one.
+each; the effect of the seed (of the subset and of the fit) is added for every size and every curve
+by itself, from a t-distribution. Four pseudo-rows as in `intervals`, drawn for every size by
+itself, keep sizes that agree on few rows from passing for proven equal. A variance found from three
+seeds is worth little, so those of all sizes are pooled, and each size takes the mean of its own and
+the pooled one.
 
 What lies beyond the largest size is an extrapolation, and says so by a band that opens.
 """
@@ -88,6 +90,7 @@ def fit_curve(
     *,
     seed: int = 0,
     draws: int = DRAWS,
+    number: int = 0,
 ) -> LearningCurve:
     """Fit the curve of one method.
 
@@ -98,6 +101,8 @@ def fit_curve(
         seed: of the bootstrap. Curves of the same seed and rows draw the same rows, so that their
             drawings are paired.
         draws: drawings.
+        number: of the curve among those to be set beside each other; the effects of their seeds are
+            drawn apart.
 
     Raises:
         ValueError: fewer than 3 sizes, sizes that do not ascend, or other rows at some size.
@@ -117,7 +122,14 @@ def fit_curve(
     variance = _seed_variances(matrices)
     seeds = np.array([len(matrix) for matrix in matrices], dtype=np.float64)
     freedom = max(2.0, float((seeds - 1).sum()))
-    numbers = np.random.default_rng([seed, 2])
+    numbers = np.random.default_rng([seed, 2, number])
+    drawn = np.stack(
+        [
+            _with_pseudo_rows(each, matrix, numbers)
+            for each, matrix in zip(drawn.T, matrices, strict=True)
+        ],
+        axis=1,
+    )
     drawn += numbers.standard_t(freedom, size=drawn.shape) * np.sqrt(variance / seeds)
     rows = matrices[0].shape[1]
     within = np.array([float(m.mean(axis=0).var()) / rows for m in matrices])
@@ -208,6 +220,20 @@ def _row_draws(matrix: Floats, seed: int, draws: int) -> Floats:
     return bootstrap_means(
         matrix.mean(axis=0), np.ones(matrix.shape[1]), seed=seed, resamples=draws
     )
+
+
+def _with_pseudo_rows(drawn: Floats, matrix: Floats, numbers: np.random.Generator) -> Floats:
+    """(draws,) means as if two rows at the lowest and two at the highest score had been there.
+
+    They widen and do not move: a curve joins many sizes, and would average out all but a shift.
+    """
+    low, high, rows = float(matrix.min()), float(matrix.max()), matrix.shape[1] + 4
+    if low == high:
+        low, high = 0.0, 1.0
+    often = numbers.multinomial(rows, [2 / rows, 2 / rows, 1 - 4 / rows], size=len(drawn))
+    moved = 4 * ((low + high) / 2 - float(matrix.mean())) / rows
+    found: Floats = (often @ np.array([low, high, 0.0]) + often[:, 2] * drawn) / rows - moved
+    return found
 
 
 def _seed_variances(matrices: Sequence[Floats]) -> Floats:

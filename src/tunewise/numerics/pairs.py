@@ -18,6 +18,10 @@ The p-value, that there is no difference:
   takes the fits as given. Where a method has several seeds, or one and it is told how much seeds
   matter, the p-value found by inverting the bootstrap interval, which knows that seeds vary, is
   computed too, and the larger one holds.
+
+Rows of one cluster (sentences of a document) say less than as many independent ones. Where clusters
+are given they are drawn whole, and signs are flipped cluster by cluster, right-or-wrong scores
+included (Cameron, Gelbach & Miller 2008).
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from tunewise.numerics.intervals import (
     Floats,
     as_score_matrix,
     bootstrap_means,
+    cluster_sums,
     is_binary,
     seed_effects,
     seed_variance,
@@ -47,7 +52,8 @@ class PairedDifference:
 
     Attributes:
         difference, low, high, p_value: see above.
-        row_deviation: standard deviation of the per-row differences.
+        row_deviation: standard deviation of the per-row differences; of clustered rows that of as
+            many independent ones that would leave the mean as unsure.
         seed_deviation: that of the mean difference by the seeds of the fits, which more rows do not
             lessen.
     """
@@ -68,6 +74,7 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    clusters: ArrayLike | None = None,
 ) -> PairedDifference:
     """Mean of `a` minus mean of `b` on the same rows.
 
@@ -79,6 +86,7 @@ def paired_difference(
         level: of the interval.
         seed: of bootstrap and permutation.
         resamples: drawings of each.
+        clusters: (n,) group of each row; None where rows are independent.
 
     Raises:
         ValueError: no rows, a score that is not finite, or different numbers of rows.
@@ -88,8 +96,9 @@ def paired_difference(
         raise ValueError(f"not the same rows: {first.shape[1]} and {second.shape[1]}")
     per_row = first.mean(axis=0) - second.mean(axis=0)
     difference = float(per_row.mean())
-    padded = _with_pseudo_rows(per_row)
-    draws = bootstrap_means(padded, np.ones(len(padded)), seed=seed, resamples=resamples)
+    sums, sizes = cluster_sums(per_row, clusters)
+    padded = _with_pseudo_rows(per_row, sums, sizes)
+    draws = bootstrap_means(*padded, seed=seed, resamples=resamples)
     numbers = np.random.default_rng([seed, 1])
     draws += seed_effects(first, numbers, resamples) - seed_effects(second, numbers, resamples)
     known = [
@@ -99,10 +108,11 @@ def paired_difference(
     for deviation in known:
         draws += deviation * numbers.standard_normal(resamples)
     low, high = np.clip(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]), -1.0, 1.0)
-    if len(first) == len(second) == 1 and is_binary(first) and is_binary(second):
+    single = len(first) == len(second) == 1 and clusters is None
+    if single and is_binary(first) and is_binary(second):
         p_value = mcnemar(int((per_row > 0).sum()), int((per_row < 0).sum()))
     else:
-        p_value = sign_flip(per_row, seed=seed, resamples=resamples)
+        p_value = sign_flip(sums, seed=seed, resamples=resamples)
     if len(first) > 1 or len(second) > 1:
         p_value = max(p_value, _inverted(draws))
     elif any(known):
@@ -113,9 +123,18 @@ def paired_difference(
         min(float(low), difference),
         max(float(high), difference),
         p_value,
-        float(per_row.std(ddof=1)) if len(per_row) > 1 else 0.0,
+        _row_deviation(sums, sizes, difference),
         math.sqrt(sum(each**2 for each in known) + sum(map(_of_seeds, (first, second)))),
     )
+
+
+def _row_deviation(sums: Floats, sizes: Floats, difference: float) -> float:
+    """Root of rows times the variance of their mean, from what each cluster adds to it."""
+    count = len(sums)
+    if count < 2:
+        return 0.0
+    left = sums - sizes * difference
+    return math.sqrt(count / (count - 1) * float((left**2).sum()) / float(sizes.sum()))
 
 
 def _of_seeds(matrix: Floats) -> float:
@@ -206,11 +225,14 @@ def rows_to_resolve(
     return int(np.ceil((reach * row_deviation) ** 2 / left))
 
 
-def _with_pseudo_rows(differences: Floats) -> Floats:
-    """(n + 2,) differences: one row at plus and one at minus the largest added (see above)."""
-    reach = float(np.abs(differences).max())
-    reach = 1.0 if reach == 0 else reach
-    return np.append(differences, [reach, -reach])
+def _with_pseudo_rows(per_row: Floats, sums: Floats, sizes: Floats) -> tuple[Floats, Floats]:
+    """Units (G + 2,) and sizes: one at plus and one at minus the largest difference (see above)."""
+    reach, weight = float(np.abs(per_row).max()), 1.0
+    if reach == 0:
+        # Nothing differs, so rows of a cluster may all be the same: count clusters, not rows.
+        reach, weight = 1.0, float(sizes.mean())
+    pseudo = np.array([reach, -reach]) * weight
+    return np.append(sums, pseudo), np.append(sizes, [weight, weight])
 
 
 def _inverted(draws: Floats) -> float:

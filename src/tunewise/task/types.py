@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -45,6 +45,20 @@ class Row:
     domain: str | None = None
     group: str | None = None
     origin: str = ""
+
+
+def clusters_of(rows: Sequence[Row]) -> list[str] | None:
+    """The cluster of each row, for intervals that must not take rows for independent ones.
+
+    Args:
+        rows: whose scores are averaged.
+
+    Returns:
+        A name for each: of its group, or of itself where it has none. None where no two rows share
+        a group, and all are independent.
+    """
+    named = [f"row {row.id}" if row.group is None else f"group {row.group}" for row in rows]
+    return named if len(set(named)) < len(named) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,14 +45,16 @@ def mean_score(
     *,
     seeds: tuple[int, ...] = (),
     part: Mapping[str, Scalar] | None = None,
+    clusters: Sequence[str] | None = None,
 ) -> Measurement:
     """The mean score of rows over seeds; see `numerics.intervals` for its interval.
 
     Args:
         name, about, how, seeds, part: see `Measurement`.
         results: (S, n) of the same rows under every seed, at least one row.
+        clusters: (n,) of the rows; None where they are independent.
     """
-    found = mean_interval(scores_of(results))
+    found = mean_interval(scores_of(results), clusters=clusters)
     return Measurement(
         name,
         about,

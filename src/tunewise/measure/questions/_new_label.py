@@ -76,7 +76,7 @@ def with_label(
         subject: whose method and seed.
         label: that is held back.
         most: rows of it that come, at most.
-        rows: test rows.
+        rows: test rows, some of the label and some of others; see `rows_with`.
     """
     view, seed, name = context.view, subject.record.seed, subject.record.method
     train = tuple(row for row in view.train if row.output != label)
@@ -87,7 +87,7 @@ def with_label(
     new = replace(view, train=(*train, *arrived))
     share = share_of(context, len(arrived))
     before, after = fit_in_turns(
-        context, subject, [(f"without {label}", old, 1.0), (f"with {label}", new, share)], rows
+        context, subject, [(f"without {label}", old, 1.0), (f"{label} shown", new, share)], rows
     )
     part: dict[str, str | int] = {"label": label, "added": len(arrived)}
     for outcome in (before, after):

@@ -7,7 +7,7 @@ section 3.1, "extractable"): what the base would write anyway is in both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunewise.adaptation.predict import BasePredictor
 from tunewise.model.decode import decode
@@ -75,6 +75,28 @@ def by_heart(predictor: BasePredictor, begun: Sequence[Begun]) -> list[bool]:
         tuple(found.tokens[: len(each.next)]) == each.next
         for found, each in zip(decoded, begun, strict=True)
     ]
+
+
+def recalled(
+    predictor: BasePredictor, rows: Sequence[Row], *, tokens: int
+) -> list[tuple[Begun, bool]]:
+    """Every row that can be begun, and whether it goes on word for word behind any of the prompts.
+
+    Each prompt of several may show other rows, and whoever asks can ask behind any.
+
+    Args:
+        predictor: as of `by_heart`.
+        rows: to be begun.
+        tokens: as of `begin_rows`.
+    """
+    found: dict[str, tuple[Begun, bool]] = {}
+    for readout in (predictor.readout, *predictor.readout.others):
+        begun = begin_rows(readout.renderer, rows, tokens=tokens)
+        known = by_heart(replace(predictor, readout=readout), begun)
+        for each, yes in zip(begun, known, strict=True):
+            if yes or each.row.id not in found:
+                found[each.row.id] = (each, yes)
+    return list(found.values())
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:

@@ -17,12 +17,14 @@ from tunewise.measure.questions._figures import (
     interval_text,
     mean_score,
     paired_change,
+    scores_of,
     seeds_of,
 )
 from tunewise.measure.records import RowResult
+from tunewise.numerics.intervals import Interval, mean_interval
 from tunewise.numerics.reliability import calibration_error, reliability_bins
 from tunewise.task.metrics import folded, label_set
-from tunewise.task.types import Kind, Row
+from tunewise.task.types import Kind, Row, clusters_of
 
 # A slice of fewer rows tells too little for a sentence of its own.
 _FEWEST_TOLD = 10
@@ -72,19 +74,23 @@ class Accuracy:
             seeds = seeds_of(fits)
             results = [fit.record.test for fit in by_seed(fits)]
             metric = f"{context.spec.metric}, mean over rows and seeds"
-            found.append(mean_score(SCORE, name, results, metric, seeds=seeds))
+            whole = clusters_of(context.test)
+            found.append(mean_score(SCORE, name, results, metric, seeds=seeds, clusters=whole))
             for kind, parts in slices.items():
                 for value, members in parts.items():
                     lines = [[line[index] for index in members] for line in results]
                     how = f"{metric}, of the rows of this {kind}"
                     found.append(
-                        mean_score(SCORE, name, lines, how, seeds=seeds, part={kind: value})
-                    )
+                        mean_score(
+                            SCORE, name, lines, how, seeds=seeds, part={kind: value},
+                            clusters=clusters_of([context.test[index] for index in members]),
+                        )
+                    )  # fmt: skip
             found += _knowing(name, fits, context.spec.kind)
         lengths = _picture_of_lengths(context, slices["length"], found)
         return Answered(
             tuple(found),
-            _findings(context, found),
+            _findings(context, slices, found),
             tuple(p for p in (_reliability(context), lengths) if p is not None),
         )
 
@@ -144,7 +150,7 @@ def _knowing(name: str, fits: Sequence[Subject], kind: Kind) -> list[Measurement
     error = calibration_error(stated, scores)
     over = paired_change(stated, scores)
     # (p - s)^2 is 1 - similarity, so that it lies between 0 and 1 like any score.
-    brier = paired_change((stated - scores) ** 2, np.zeros(len(told)))
+    brier = mean_interval((stated - scores) ** 2)
     figures = (
         (
             "calibration_error",
@@ -181,7 +187,11 @@ def _stating(subject: Subject, kind: Kind) -> list[RowResult]:
     return [one for one in subject.record.test if one.probability is not None]
 
 
-def _findings(context: QuestionContext, found: Sequence[Measurement]) -> tuple[str, ...]:
+def _findings(
+    context: QuestionContext,
+    slices: Mapping[str, Mapping[str, Sequence[int]]],
+    found: Sequence[Measurement],
+) -> tuple[str, ...]:
     overall = {each.about: each for each in found if each.name == SCORE and not each.part}
     best = max(overall.values(), key=lambda each: each.number)
     told = []
@@ -199,7 +209,12 @@ def _findings(context: QuestionContext, found: Sequence[Measurement]) -> tuple[s
             continue
         low = min(parts, key=lambda each: each.number)
         high = max(parts, key=lambda each: each.number)
-        if low.high is not None and high.low is not None and low.high < high.low:
+        # The worst and the best of many differ by chance alone: limits of all of them together.
+        level = 1 - 0.05 / len(parts)
+        members = slices[kind]
+        below = _limits(context, best.about, members[str(low.part[kind])], level)
+        above = _limits(context, best.about, members[str(high.part[kind])], level)
+        if below.high < above.low:
             told.append(
                 f"{best.about} scores {interval_text(low)} on {words} {low.part[kind]} and "
                 f"{interval_text(high)} on {words} {high.part[kind]}."
@@ -211,6 +226,14 @@ def _findings(context: QuestionContext, found: Sequence[Measurement]) -> tuple[s
             what = "is surer than right" if each.value > 0 else "is right more often than it says"
             told.append(f"{each.about} {what}: stated minus met is {interval_text(each)} points.")
     return tuple(told)
+
+
+def _limits(context: QuestionContext, name: str, members: Sequence[int], level: float) -> Interval:
+    """Mean score of an entry on some of the test rows, with limits of this level."""
+    lines = [fit.record.test for fit in by_seed(context.subjects[name])]
+    scores = scores_of([[line[index] for index in members] for line in lines])
+    clusters = clusters_of([context.test[index] for index in members])
+    return mean_interval(scores, level=level, clusters=clusters)
 
 
 def _reliability(context: QuestionContext) -> Picture | None:

@@ -80,7 +80,7 @@ class Consistency:
             seen = context.once(name, make)
             plain = [subject.record.test[places[row.id]].answer for row in rows]
             found += _over_repeats(name, subject, seen, settings, context.spec.kind)
-            found.append(_over_rewordings(name, subject, plain, seen["reworded"]))
+            found.append(_over_rewordings(name, subject, rows, plain, seen["reworded"]))
             found += _over_seeds(name, fits)
         return Answered(tuple(found), _findings(found, settings), (_picture(found),))
 
@@ -201,26 +201,39 @@ def _mean(
 def _over_rewordings(
     name: str,
     subject: Subject,
+    rows: Sequence[Row],
     plain: Sequence[str | None],
     reworded: Mapping[str, Sequence[str | None]],
 ) -> Measurement:
+    """Only what a rewording changes counts: the same input has the same answer, which says nothing.
+
+    Args:
+        name, subject: of the entry.
+        rows: that were answered.
+        plain: answers to them as they are.
+        reworded: answers to them by rewording.
+    """
     seeds = (subject.record.seed,)
     if not reworded:
         reason = "no rewording changes any of the rows"
         return absent(_REWORDED, name, SCORE, reason, seeds=seeds)
-    same = [
-        [float(one == other) for one, other in zip(plain, answers, strict=True)]
-        for answers in reworded.values()
-    ]
-    found = mean_interval(same)
-    failed = sum(one is None for answers in reworded.values() for one in answers)
+    kept: dict[str, list[float]] = {}
+    failed = 0
+    texts = _reworded(rows)
+    for which, answers in reworded.items():
+        for row, text, one, other in zip(rows, texts[which], plain, answers, strict=True):
+            if text != row.input:
+                kept.setdefault(row.id, []).append(float(one == other))
+                failed += other is None
+    found = mean_interval([float(np.mean(own)) for own in kept.values()])
     return Measurement(
         _REWORDED,
         name,
         SCORE,
         found.value,
-        len(plain),
-        f"share of answers that stay the same under {len(same)} rewordings of the input",
+        len(kept),
+        f"share of answers that stay the same under those of {len(reworded)} rewordings that "
+        "change the input, mean over rows",
         found.low,
         found.high,
         True,

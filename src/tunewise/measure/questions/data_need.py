@@ -55,6 +55,8 @@ FEWEST_ROWS = 64
 _LEAST_SHARE = 0.125
 _LEAST_ROWS = 8
 _SPAN = 40.0
+# Of the drawings, below which a crossing is not told in words.
+_SURE_SHARE = 0.95
 _ALWAYS = 2  # sizes below the full one that every method is fitted at
 
 
@@ -218,10 +220,11 @@ def _still_in(
 def _curves(measured: Mapping[str, _Measured]) -> dict[str, LearningCurve]:
     """Of every entry that has sizes enough."""
     curves = {}
-    for name, each in measured.items():
+    for number, (name, each) in enumerate(measured.items()):
         sizes = sorted(each.scores)
         if len(sizes) >= FEWEST_SIZES:
-            curves[name] = fit_curve(sizes, [each.scores[size] for size in sizes])
+            scores = [each.scores[size] for size in sizes]
+            curves[name] = fit_curve(sizes, scores, number=number)
     return curves
 
 
@@ -262,7 +265,8 @@ def _needs(
     within, more = {"tolerance": settings.tolerance}, {"more_rows": settings.more_rows}
     for name, each in measured.items():
         if name not in curves:
-            reason = f"only {len(each.scores)} sizes could be fitted: {each.reason}"
+            why = each.reason if each.reason else "the rows allow for no more"
+            reason = f"only {len(each.scores)} sizes could be fitted: {why}"
             found.append(absent("rows_needed", name, "rows", reason, part=within))
             found.append(absent("gain_of_more_rows", name, "score", reason, part=more))
             continue
@@ -293,12 +297,14 @@ def _crossings(curves: Mapping[str, LearningCurve], rows: int) -> list[Measureme
     for late, early in permutations(curves, 2):
         told = crossing(curves[late], curves[early])
         share = f"{100 * told.share:.0f}% of the drawings do"
+        # Limits of those drawings alone would say where, as if it were sure that it does at all.
+        sure = told.share >= _SURE_SHARE
         if told.value is not None:
             found.append(
                 Measurement(
                     "crossing_rows", late, "rows", told.value, rows,
                     f"where its curve rises above the other's for good; {share}",
-                    told.low, told.high, beside=early,
+                    told.low if sure else None, told.high if sure else None, beside=early,
                 )
             )  # fmt: skip
         elif late == best:

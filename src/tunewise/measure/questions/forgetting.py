@@ -21,6 +21,7 @@ from tunewise.measure.questions._figures import SCORE, interval_text, paired_cha
 from tunewise.measure.questions._material import Riddle, neutral_texts, riddles
 from tunewise.model.answers import Example, answer_losses, judged_positions
 from tunewise.model.prefix import EMPTY_PREFIX, SharedPrefix
+from tunewise.numerics.intervals import mean_interval
 from tunewise.numerics.spread import student_interval
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
@@ -58,8 +59,9 @@ class Forgetting:
         for subject in context.chosen().values():
             adaptation = subject.load()
             if needs_base(adaptation):
-                renderer = _renderer(context, adaptation)
-                found += each + prose + computed_positions(renderer, adaptation.parts)
+                found += prose
+                for renderer in _renderers(context, adaptation):
+                    found += each + computed_positions(renderer, adaptation.parts)
         return found
 
     def measure(self, context: QuestionContext, settings: ForgettingSettings) -> Answered:
@@ -122,38 +124,41 @@ def _untouched(
     context.ledger.charge(forward=len(renderer.shared_tokens))
     prefix = lower_parts(context.base, renderer, ())
     return {
-        "plain": _looked(context, prefix, material),
-        "nothing": _looked(context, EMPTY_PREFIX, (material[0], ())),
+        "plain": _looked(context, [prefix], material),
+        "nothing": _looked(context, [EMPTY_PREFIX], (material[0], ())),
     }
 
 
 def _looked(
     context: QuestionContext,
-    prefix: SharedPrefix,
+    prefixes: Sequence[SharedPrefix],
     material: tuple[tuple[str, ...], tuple[Riddle, ...]],
 ) -> dict[str, Any]:
-    """Losses of the texts and which riddles are solved, with the base as it stands now."""
+    """Losses of the texts and which riddles are solved, with the base as it stands now.
+
+    Behind several prompts both are told from the mean loss, as their labels are read.
+    """
     texts, asked = material
-    examples = _examples(context, texts)
-    losses = answer_losses(context.base, prefix, examples, context.ledger)
-    ways = _riddle_examples(context, asked)
+    losses = _token_losses(context, prefixes, _examples(context, texts))
     # Longer options have more to lose.
-    means = [
-        loss / len(way.answer)
-        for loss, way in zip(
-            answer_losses(context.base, prefix, ways, context.ledger), ways, strict=True
-        )
-    ]
+    means = _token_losses(context, prefixes, _riddle_examples(context, asked))
     solved = []
     for riddle in asked:
         own, means = means[: len(riddle.options)], means[len(riddle.options) :]
         solved.append(float(int(np.argmin(own)) == 0))
-    return {
-        "losses": [
-            loss / len(example.answer) for loss, example in zip(losses, examples, strict=True)
-        ],
-        "solved": solved,
-    }
+    return {"losses": losses, "solved": solved}
+
+
+def _token_losses(
+    context: QuestionContext, prefixes: Sequence[SharedPrefix], examples: Sequence[Example]
+) -> list[float]:
+    """Loss per token of every answer, mean over the prefixes."""
+    if not examples:
+        return []
+    counts = np.array([len(each.answer) for each in examples])
+    behind = [answer_losses(context.base, each, examples, context.ledger) for each in prefixes]
+    found: list[float] = (np.mean(behind, axis=0) / counts).tolist()
+    return found
 
 
 def _with_and_without(
@@ -161,18 +166,20 @@ def _with_and_without(
     adaptation: Adaptation,
     material: tuple[tuple[str, ...], tuple[Riddle, ...]],
 ) -> dict[str, Any]:
-    renderer = _renderer(context, adaptation)
+    prefixes = []
     with attached(context.base, adaptation.parts):
-        context.ledger.charge(forward=computed_positions(renderer, adaptation.parts))
-        prefix = lower_parts(context.base, renderer, adaptation.parts)
-        seen = _looked(context, prefix, material)
-    after = _looked(context, EMPTY_PREFIX, (material[0], ()))
+        for renderer in _renderers(context, adaptation):
+            context.ledger.charge(forward=computed_positions(renderer, adaptation.parts))
+            prefixes.append(lower_parts(context.base, renderer, adaptation.parts))
+        seen = _looked(context, prefixes, material)
+    after = _looked(context, [EMPTY_PREFIX], (material[0], ()))
     return {"attached": seen, "detached": after}
 
 
-def _renderer(context: QuestionContext, adaptation: Adaptation) -> Renderer:
-    # Of several prompts the first: plain text is not read behind all of them.
-    return Renderer(context.base.tokenizer, adaptation.spec, adaptation.prompts[0])
+def _renderers(context: QuestionContext, adaptation: Adaptation) -> list[Renderer]:
+    """Of every prompt."""
+    tokenizer = context.base.tokenizer
+    return [Renderer(tokenizer, adaptation.spec, each) for each in adaptation.prompts]
 
 
 def _figures(
@@ -228,7 +235,7 @@ def _figures(
 def _untouched_figures(bare: Mapping[str, Any]) -> list[Measurement]:
     plain = bare["plain"]
     mean, low, high = student_interval(plain["losses"])
-    share = paired_change(plain["solved"], np.zeros(len(plain["solved"])))
+    share = mean_interval(plain["solved"])
     return [
         Measurement(
             "loss", "", _NATS, mean, len(plain["losses"]),
@@ -239,7 +246,7 @@ def _untouched_figures(bare: Mapping[str, Any]) -> list[Measurement]:
             "riddles_solved", "", SCORE, share.value, len(plain["solved"]),
             "by the untouched base behind the plain instruction; the likeliest of four ways to go "
             "on is the right one",
-            max(0.0, share.low), share.high, True,
+            share.low, share.high, True,
         ),
     ]  # fmt: skip
 

@@ -101,7 +101,7 @@ class OutOfDomain:
             found = _without(context, domain, entries)
             where = f"rows of {domain}, which was held out"
         told = (
-            *_findings(found, where),
+            *_findings(found, where, paired=settings.file is None),
             *left_out_text(self.name, chosen.left_out, settings.share),
         )
         found += not_asked(LOSS, chosen.left_out)
@@ -133,7 +133,8 @@ def _other_rows(context: QuestionContext, settings: OutOfDomainSettings) -> tupl
     columns = {"input": settings.input, "output": settings.output}
     options = TaskOptions.model_validate(columns)
     rows = rows_from(str(settings.file), options, context.spec)
-    known = {row.input for row in (*context.view.train, *context.view.validation)}
+    # Rows that stand on both sides of the difference would make its interval too narrow.
+    known = {row.input for row in (*context.view.train, *context.view.validation, *context.test)}
     return tuple(row for row in rows if row.input not in known)
 
 
@@ -145,7 +146,7 @@ def _on_file(
     rows = _other_rows(context, settings)
     part = {"file": str(settings.file)}
     if not rows:
-        reason = "every row of the file is among the rows for fitting"
+        reason = "every row of the file is among the task's own rows"
         return [absent(LOSS, name, "score", reason, part=part) for name in entries]
     found = []
     for name, fits in entries.items():
@@ -271,7 +272,7 @@ def _without(
     return found
 
 
-def _findings(found: Sequence[Measurement], where: str) -> tuple[str, ...]:
+def _findings(found: Sequence[Measurement], where: str, *, paired: bool) -> tuple[str, ...]:
     scores, losses = figures(found, SCORE), figures(found, LOSS)
     if not scores:
         return ()
@@ -280,8 +281,9 @@ def _findings(found: Sequence[Measurement], where: str) -> tuple[str, ...]:
     told += [
         f"{each.of.about} loses {each.points()} points there." for each in losses if each.low > 0
     ]
+    than = "there without having seen them" if paired else "there than at home"
     told += [
-        f"{each.of.about} is {_turned(each).points()} points better there than at home."
+        f"{each.of.about} is {_turned(each).points()} points better {than}."
         for each in losses
         if each.high < 0
     ]

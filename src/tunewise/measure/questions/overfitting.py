@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from tunewise.adaptation.predict import BasePredictor, needs_base
 from tunewise.measure.evidence import Answered, Measurement, Picture, Point, TextTable, absent
 from tunewise.measure.questions._contract import QuestionContext, QuestionSettings, Subject
 from tunewise.measure.questions._figures import SCORE, failures, interval_text, sampled, scores_of
-from tunewise.measure.questions._recall import begin_rows, by_heart
+from tunewise.measure.questions._recall import begin_rows, recalled
 from tunewise.measure.questions._work import answering_passes
 from tunewise.measure.records import RowResult
 from tunewise.numerics.intervals import Interval, mean_interval
@@ -62,8 +63,8 @@ class Overfitting:
             adaptation = subject.load()
             found += answering_passes(context.base, adaptation, [row.input for row in rows])
             if needs_base(adaptation):
-                renderer = _renderer(context, subject)
-                for part in begun:
+                for prompt, part in product(adaptation.prompts, begun):
+                    renderer = Renderer(context.base.tokenizer, adaptation.spec, prompt)
                     cut = begin_rows(renderer, part, tokens=settings.next_tokens)
                     # Decoding pads on the left, and padding counts.
                     longest = max((len(each.given) for each in cut), default=0)
@@ -113,12 +114,6 @@ def _begun(
     return parts[0], parts[1]
 
 
-def _renderer(context: QuestionContext, subject: Subject) -> Renderer:
-    adaptation = subject.load()
-    # Of several prompts the first: rows are begun behind that one.
-    return Renderer(context.base.tokenizer, adaptation.spec, adaptation.prompts[0])
-
-
 def _looked(
     context: QuestionContext, settings: OverfittingSettings, subject: Subject, rows: Sequence[Row]
 ) -> dict[str, Any]:
@@ -128,16 +123,13 @@ def _looked(
         train = context.answered(predictor, adaptation, rows, subject.name).results
         content: dict[str, Any] = {"train": [asdict(each) for each in train], "texts": []}
         if isinstance(predictor, BasePredictor):
-            renderer = predictor.readout.renderer
+            decode = predictor.readout.renderer.decode
             for which, part in (("train", train_rows), ("test", test_rows)):
-                begun = begin_rows(renderer, part, tokens=settings.next_tokens)
-                known = by_heart(predictor, begun)
-                content[f"{which}_by_heart"] = [float(each) for each in known]
+                known = recalled(predictor, part, tokens=settings.next_tokens)
+                content[f"{which}_by_heart"] = [float(yes) for _, yes in known]
                 if which == "train":
                     content["texts"] = [
-                        [renderer.decode(each.given[-40:]), renderer.decode(each.next)]
-                        for each, yes in zip(begun, known, strict=True)
-                        if yes
+                        [decode(each.given[-40:]), decode(each.next)] for each, yes in known if yes
                     ][:_MOST_SHOWN]
     return content
 

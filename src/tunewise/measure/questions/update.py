@@ -29,7 +29,7 @@ from tunewise.measure.questions._again import (
     validation_mean,
 )
 from tunewise.measure.questions._contract import QuestionContext, QuestionSettings, Subject
-from tunewise.measure.questions._new_label import new_label, why_no_label, with_label
+from tunewise.measure.questions._new_label import new_label, rows_with, why_no_label, with_label
 from tunewise.measure.questions._shares import (
     AT_LEAST,
     Chosen,
@@ -101,9 +101,9 @@ class Update:
                 found += _new_rows(context, settings, name, entries[name])
         for name, what in chosen.kept:
             if what == LABEL:
-                found += with_label(
-                    context, entries[name], label, settings.label_rows, _tested(context, settings)
-                )
+                # Of many labels a plain sample of the test rows may hold none of this one.
+                rows = rows_with(context, label, settings.rows)
+                found += with_label(context, entries[name], label, settings.label_rows, rows)
         reason = why_no_label(context, label)
         if reason:
             found.append(absent("new_label_score", "", "score", reason))
@@ -179,8 +179,9 @@ def _new_rows(
     ]
     before, *continued = fit_in_turns(context, subject, views, rows)
     record = subject.record
-    own = tuple(one.score for one in results_on(record, rows))
-    anew = Outcome(own, 0, passes_of(record), record.seconds)
+    own = results_on(record, rows)
+    failed = sum(one.answer is None for one in own)
+    anew = Outcome(tuple(one.score for one in own), failed, passes_of(record), record.seconds)
     found = [_scored(context, subject, BEFORE, 0, before)]
     for count, outcome in zip(added, continued, strict=True):
         found.append(_scored(context, subject, CONTINUED, count, outcome))
