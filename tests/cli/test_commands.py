@@ -177,6 +177,23 @@ def test_predict_answers_texts_lines_and_files(
     assert from_file.out == plain.out, from_file.err
 
 
+def test_an_empty_text_keeps_its_line(finished: Finished, tmp_path: Path) -> None:
+    ada = finished.adaptation("tfidf")
+    texts = ["the bed was good", " ", "the bed was awful"]
+    alone = tunewise("predict", ada, texts[0], texts[2]).out.splitlines()
+    data = write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
+    from_file = tunewise("predict", ada, "--file", data, "--input", "text")
+    assert from_file.out.splitlines() == [alone[0], "", alone[1]]
+    assert from_file.err == "no answer to texts.jsonl line 2: the text is empty\n"
+    piped = tunewise("predict", ada, "-", stdin="\n".join([*texts, ""]))
+    assert piped.out == from_file.out
+    assert piped.err == "no answer to text 2: the text is empty\n"
+    told = tunewise("predict", ada, *texts, "--json").json
+    assert [each["input"] for each in told] == texts
+    assert told[1]["answer"] is None
+    assert told[1]["failure"] == "the text is empty"
+
+
 def test_a_text_too_long_leaves_its_line_empty(finished: Finished) -> None:
     done = tunewise("predict", finished.adaptation("zero_shot"), "x" * 900, "the bed was good")
     assert done.code == 0
