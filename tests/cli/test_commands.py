@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,10 +91,15 @@ def test_the_same_command_again_reads_what_is_there(
     assert again.json == finished.done.json
 
 
-def test_compare_shows_table_advice_and_where_the_report_lies(finished: Finished) -> None:
-    shown = tunewise("compare", finished.data, "--out", finished.out, *finished.flags)
+def test_compare_shows_table_advice_and_where_the_report_lies(
+    finished: Finished, tmp_path: Path
+) -> None:
+    out = tmp_path / "my run"
+    shutil.copytree(finished.out, out)
+    shown = tunewise("compare", finished.data, "--out", out, *finished.flags)
     assert shown.code == 0, shown.err
-    assert str(finished.out / "report.html") in shown.out
+    assert str(out / "report.html") in shown.out
+    assert f"try it: tunewise predict '{out}/adaptations/" in shown.out
     for entry in finished.done.json["entries"]:
         assert f" {entry['method']} " in shown.out
     assert "would change:" in shown.out

@@ -137,7 +137,7 @@ def compare_command(
     show_comparison(comparison)
     click.echo(f"\nreport: {folder / 'report.html'}")
     best = comparison.entry(comparison.recommendation.method)
-    click.echo(f'try it: tunewise predict {folder / best.adaptation} "some text"')
+    click.echo(f'try it: tunewise predict {shlex.quote(str(folder / best.adaptation))} "some text"')
 
 
 def _plan(config: RunConfig, as_json: bool) -> None:
