@@ -26,7 +26,7 @@ from tunewise.compare.entries import chosen_first
 from tunewise.compare.wording import duration, plural
 from tunewise.errors import BudgetExceededError, InputError, RunError
 from tunewise.jobs import Job, Jobs
-from tunewise.measure.evidence import Answered, Evidence, evidence_from
+from tunewise.measure.evidence import NOT_ASKED, Answered, Evidence, evidence_from
 from tunewise.measure.files import read_json, write_json
 from tunewise.measure.forecast import Forecast, Watch, guess, pace_of
 from tunewise.measure.pieces import Pieces
@@ -331,6 +331,6 @@ def beforehand(asked: Sequence[Asked], jobs: Sequence[Job], budget: int) -> str:
 
 def _left_out(plan: Evidence, left: int) -> str:
     return (
-        f"not asked: it takes {plan.planned_passes:,} token passes, and {left:,} are left of what "
+        f"{NOT_ASKED}it takes {plan.planned_passes:,} token passes, and {left:,} are left of what "
         f"is asked unless named; `--questions {plan.question}` or `--evidence` asks it"
     )

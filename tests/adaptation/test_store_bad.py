@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,17 @@ def test_no_adaptation_there(saved: Path, tmp_path: Path) -> None:
         store.load(tmp_path / "run")
     with pytest.raises(AdaptationError, match="did you mean"):
         store.load(tmp_path)
+
+
+def test_the_folder_of_a_run_or_the_manifest_itself_leads_to_the_adaptation(
+    saved: Path, tmp_path: Path
+) -> None:
+    inside = tmp_path / "elsewhere" / "run" / "adaptations" / saved.name
+    shutil.copytree(saved, inside)
+    for named in (inside.parent.parent, inside.parent, inside / "adaptation.json"):
+        with pytest.raises(AdaptationError) as caught:
+            store.load(named)
+        assert caught.value.fix == f"did you mean {inside}?"
 
 
 @pytest.mark.parametrize("content", ["notes.md", ".hidden", "another", "file"])

@@ -27,6 +27,9 @@ def test_it_says_that_it_is_a_prior(tiny_folder: Path, tmp_path: Path) -> None:
     assert "classification, 2 labels: " in text
     assert "low-rank fine-tuning" in text
     assert "to know, about" in text
+    rows = tmp_path / "rows.jsonl"
+    flags = f"--base {tiny_folder} --dtype float32 --methods zero_shot,lora --budget 20k"
+    assert done.out.endswith(f"\n  tunewise compare {rows} {flags}\n")
 
 
 def test_as_json(tiny_folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,10 +91,15 @@ def test_the_same_command_again_reads_what_is_there(
     assert again.json == finished.done.json
 
 
-def test_compare_shows_table_advice_and_where_the_report_lies(finished: Finished) -> None:
-    shown = tunewise("compare", finished.data, "--out", finished.out, *finished.flags)
+def test_compare_shows_table_advice_and_where_the_report_lies(
+    finished: Finished, tmp_path: Path
+) -> None:
+    out = tmp_path / "my run"
+    shutil.copytree(finished.out, out)
+    shown = tunewise("compare", finished.data, "--out", out, *finished.flags)
     assert shown.code == 0, shown.err
-    assert str(finished.out / "report.html") in shown.out
+    assert str(out / "report.html") in shown.out
+    assert f"try it: tunewise predict '{out}/adaptations/" in shown.out
     for entry in finished.done.json["entries"]:
         assert f" {entry['method']} " in shown.out
     assert "would change:" in shown.out
@@ -175,6 +181,23 @@ def test_predict_answers_texts_lines_and_files(
     data = write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
     from_file = tunewise("predict", ada, "--file", data, "--input", "text")
     assert from_file.out == plain.out, from_file.err
+
+
+def test_an_empty_text_keeps_its_line(finished: Finished, tmp_path: Path) -> None:
+    ada = finished.adaptation("tfidf")
+    texts = ["the bed was good", " ", "the bed was awful"]
+    alone = tunewise("predict", ada, texts[0], texts[2]).out.splitlines()
+    data = write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
+    from_file = tunewise("predict", ada, "--file", data, "--input", "text")
+    assert from_file.out.splitlines() == [alone[0], "", alone[1]]
+    assert from_file.err == "no answer to texts.jsonl line 2: the text is empty\n"
+    piped = tunewise("predict", ada, "-", stdin="\n".join([*texts, ""]))
+    assert piped.out == from_file.out
+    assert piped.err == "no answer to text 2: the text is empty\n"
+    told = tunewise("predict", ada, *texts, "--json").json
+    assert [each["input"] for each in told] == texts
+    assert told[1]["answer"] is None
+    assert told[1]["failure"] == "the text is empty"
 
 
 def test_a_text_too_long_leaves_its_line_empty(finished: Finished) -> None:

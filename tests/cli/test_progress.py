@@ -10,6 +10,7 @@ from rich.progress import Progress, TextColumn
 
 from tunewise.cli import show
 from tunewise.cli.show import Bars, Lines
+from tunewise.measure.evidence import NOT_ASKED, Answered, Evidence
 
 
 @pytest.fixture
@@ -57,3 +58,21 @@ def test_the_bar_of_all_work_shows_the_time_that_is_told() -> None:
     shown = text.getvalue()
     assert "30%" in shown
     assert "about 25 min" in shown
+
+
+def test_questions_left_out_for_their_cost_share_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(show, "OUT", Console(file=text, width=80))
+    nothing = Answered(())
+    show._show_evidence(
+        (
+            Evidence("accuracy", "Where it is right", "?", Answered((), ("It is right.", "More."))),
+            Evidence("structure", "Structure", "?", nothing, absent="the answers are no JSON"),
+            Evidence("update", "Update", "?", nothing, f"{NOT_ASKED}too dear", {}, 18_660),
+            Evidence("fragility", "Fragility", "?", nothing, f"{NOT_ASKED}too dear", {}, 57_657),
+        )
+    )
+    told = " ".join(text.getvalue().split())
+    assert "Where it is right: It is right. (and 1 more) Structure: not answered: the" in told
+    assert "are kept for questions: fragility 57,657, update 18,660;" in told
+    assert "too dear" not in told

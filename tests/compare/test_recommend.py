@@ -197,6 +197,13 @@ def test_sentences_carry_the_tables_numbers() -> None:
     assert "full x 10 = 2.7 GB" in text
 
 
+def test_the_same_score_is_not_called_higher() -> None:
+    second = planted({"tfidf": 0.79, "zero_shot": 0.79}, 100).recommendation.reasons[1]
+    assert second.startswith("zero_shot (the untouched base) scores 79.0 (")
+    assert ", as tfidf does: they are 0.0 points (" in second
+    assert second.endswith(" apart.")
+
+
 def test_rows_needed_would_indeed_settle_it() -> None:
     """With as many rows as it asks for, planted the same way, the tie is gone."""
     truth = {"zero_shot": 0.5, "soft_prompt": 0.88, "lora": 0.91}

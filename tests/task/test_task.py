@@ -161,9 +161,9 @@ def test_rows_for_an_adaptation_that_exists(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "more.jsonl", records(5))
     rows = rows_from(str(path), TaskOptions(), task.spec)
     assert [(each.id, each.output) for each in rows][:2] == [("row-1", "good"), ("row-2", "bad")]
-    bare = write_jsonl(tmp_path / "bare.jsonl", [{"text": "one"}, {"text": "two"}])
+    bare = write_jsonl(tmp_path / "bare.jsonl", [{"text": "one"}, {"text": ""}, {"text": "two"}])
     rows = rows_from(str(bare), TaskOptions(), task.spec, need_output=False)
-    assert [(each.input, each.output) for each in rows] == [("one", ""), ("two", "")]
+    assert [(each.input, each.output) for each in rows] == [("one", ""), ("", ""), ("two", "")]
     with pytest.raises(DataError):
         rows_from(str(bare), TaskOptions(), task.spec)
     folder = tmp_path / "splits"

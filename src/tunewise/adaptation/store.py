@@ -298,9 +298,12 @@ def _no_adaptation(folder: Path) -> AdaptationError:
     else:
         found = f"{folder} is a file" if folder.exists() else f"{folder} does not exist"
     nearby: list[str] = []
-    for where in (folder, folder.parent):
+    # A run keeps its adaptations in a folder of its own: two steps down.
+    for where, down in ((folder, "*"), (folder, "*/*"), (folder.parent, "*")):
         if where.is_dir():
-            nearby += [str(path.parent) for path in sorted(where.glob(f"*/{MANIFEST}"))]
+            nearby += [str(path.parent) for path in sorted(where.glob(f"{down}/{MANIFEST}"))]
+    if folder.is_file() and (folder.parent / MANIFEST).is_file():
+        nearby = [str(folder.parent)]
     close = difflib.get_close_matches(str(folder), nearby, n=3, cutoff=0.0)
     return AdaptationError(
         "no adaptation is stored there",

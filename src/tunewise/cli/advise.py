@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,10 +68,10 @@ def advise_command(data: str | None, as_json: bool, **values: Any) -> None:
     if as_json:
         click.echo(json.dumps(found.as_dict(), ensure_ascii=False))
         return
-    _show(found, source)
+    _show(found)
 
 
-def _show(found: Advice, source: str) -> None:
+def _show(found: Advice) -> None:
     """The answer, the odds, what the data check warns of, and what a run would cost."""
     from tunewise.cli.show import say, show_table
     from tunewise.compare.wording import duration
@@ -90,7 +92,10 @@ def _show(found: Advice, source: str) -> None:
     for warning in found.check["warnings"]:
         say(f"  mind: {warning}", indent=8)
     say("")
-    say(f"to know, about {duration(found.plan.seconds)} on this machine: tunewise compare {source}")
+    say(f"to know, about {duration(found.plan.seconds)} on this machine:")
+    # As typed, since without its columns and its base it would be another run, or none; on a line
+    # of its own, to be copied whole.
+    click.echo(f"  {shlex.join(['tunewise', 'compare', *sys.argv[2:]])}")
 
 
 def _odds_table(prior: Prior) -> tuple[list[str], list[list[str]]]:

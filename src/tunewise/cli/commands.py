@@ -33,6 +33,7 @@ from tunewise.config import DEFAULT_BASE, RunConfig
 from tunewise.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tunewise.adaptation.predict import Predictor
     from tunewise.adaptation.readout import Answer
 
 
@@ -129,7 +130,7 @@ def compare_command(
     show_comparison(comparison)
     click.echo(f"\nreport: {folder / 'report.html'}")
     best = comparison.entry(comparison.recommendation.method)
-    click.echo(f'try it: tunewise predict {folder / best.adaptation} "some text"')
+    click.echo(f'try it: tunewise predict {shlex.quote(str(folder / best.adaptation))} "some text"')
 
 
 def _plan(config: RunConfig, as_json: bool) -> None:
@@ -155,7 +156,11 @@ def _plan(config: RunConfig, as_json: bool) -> None:
 def predict_command(
     adaptation: Path, texts: tuple[str, ...], data: str | None, as_json: bool, **values: Any
 ) -> None:
-    """Answer TEXTS with a stored ADAPTATION; "-" reads one text a line from standard input."""
+    """Answer TEXTS with a stored ADAPTATION; "-" reads one text a line from standard input.
+
+    Every text or row gets one answer, in order: an empty one where it cannot be answered, as where
+    the text is empty, with the reason on standard error.
+    """
     from tunewise.adaptation.predict import predictor_for
     from tunewise.adaptation.store import load
     from tunewise.errors import DataError
@@ -166,13 +171,15 @@ def predict_command(
     loaded = load(adaptation)
     inputs = list(texts)
     if inputs == ["-"]:
-        inputs = [line.strip() for line in sys.stdin if line.strip()]
+        # Lines without text at the end are how files end; those between are texts.
+        inputs = [line.strip() for line in sys.stdin.read().rstrip().split("\n")]
+    places = [f"text {number}" for number in range(1, len(inputs) + 1)]
     if data is not None:
         source, options = read_options(data, flags)
         rows = rows_from(source, options, loaded.spec, need_output=False)
         inputs += [row.input for row in rows]
-    inputs = [text for text in inputs if text.strip()]
-    if not inputs:
+        places += [row.origin for row in rows]
+    if not any(text.strip() for text in inputs):
         raise ConfigError(
             "there is nothing to answer",
             found="no text, or only empty ones",
@@ -181,7 +188,7 @@ def predict_command(
         )
     base = base_for(loaded, rest["base"], rest["dtype"])
     with predictor_for(base, loaded) as predictor:
-        answers = predictor.answers(inputs)
+        answers = _all_answers(predictor, inputs)
     if all(answer.text is None for answer in answers):
         raise DataError(
             "no text could be answered",
@@ -192,11 +199,22 @@ def predict_command(
     if as_json:
         click.echo(json.dumps(_answers(inputs, answers), ensure_ascii=False))
         return
-    for answer in answers:
+    for place, answer in zip(places, answers, strict=True):
         if answer.text is None:
-            click.echo(f"no answer: {answer.failure}", err=True)
+            click.echo(f"no answer to {place}: {answer.failure}", err=True)
         # A line for every text, so that lines of input and output stay side by side.
         click.echo("" if answer.text is None else answer.text)
+
+
+def _all_answers(predictor: Predictor, inputs: Sequence[str]) -> list[Answer]:
+    """An answer for every text, in order; empty texts are not asked and have none."""
+    from tunewise.adaptation.readout import Answer
+
+    given = iter(predictor.answers([text for text in inputs if text.strip()]))
+    return [
+        next(given) if text.strip() else Answer(None, failure="the text is empty")
+        for text in inputs
+    ]
 
 
 def _answers(inputs: Sequence[str], answers: Sequence[Answer]) -> list[dict[str, Any]]:

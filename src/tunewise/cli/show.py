@@ -185,16 +185,28 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def _show_evidence(evidence: Sequence[Evidence]) -> None:
-    """A line for each question: the first sentence of its answer, or why there is none."""
+    """A line for each question: the first sentence of its answer, or why there is none.
+
+    Those left out for their cost share one line: their reasons differ in a number only.
+    """
     from tunewise.compare.asked import in_order
 
     OUT.print()
     _line("asked besides; the whole answers are in the report:", style="bold")
-    for each in in_order(evidence):
+    asked = in_order(evidence)
+    for each in (question for question in asked if not question.left_out):
         told = each.answered.findings
         more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
         text = f"not answered: {each.absent}" if each.absent else "".join(told[:1])
-        _line(f"  {each.title}: {text if text else 'see its figures'}{more}", indent=4)
+        _line(f"  {each.title}: {text if text else 'figures only'}{more}", indent=4)
+    dear = [each for each in asked if each.left_out]
+    if dear:
+        prices = ", ".join(f"{each.question} {each.planned_passes:,}" for each in dear)
+        _line(
+            f"  not asked, as they take more token passes than are kept for questions: {prices}; "
+            "`--questions NAME,NAME` asks some, `--evidence` all",
+            indent=4,
+        )
 
 
 def show_plan(plan: RunPlan) -> None:

@@ -165,10 +165,10 @@ def _set_beside(found: Decision, best: Entry, reference: Entry) -> str:
     pair = found.pair(best, reference)
     what = "the untouched base" if reference.role is Role.UNTOUCHED else "no model at all"
     end = "." if is_different(pair) else ", which may be chance."
-    return (
-        f"{reference.method} ({what}) scores {score_text(reference.test)}; {best.method} is "
-        f"higher by {against(pair)}{end}"
-    )
+    scores = f"{reference.method} ({what}) scores {score_text(reference.test)}"
+    if points(abs(pair.difference)) == points(0.0):
+        return f"{scores}, as {best.method} does: they are {against(pair)} apart."
+    return f"{scores}; {best.method} is higher by {against(pair)}{end}"
 
 
 def _paired(a: Entry, b: Entry, text: str) -> Reason:

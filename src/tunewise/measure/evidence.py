@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 Scalar: TypeAlias = str | int | float
+# How the reason of a question begins that was left out for what it would cost.
+NOT_ASKED = "not asked: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,11 @@ class Evidence:
     planned_passes: int = 0
     work: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def left_out(self) -> bool:
+        """Whether it was left out for what it would cost, which `absent` then tells."""
+        return self.absent.startswith(NOT_ASKED)
 
     def find(self, name: str, about: str = "", **part: Scalar) -> Measurement | None:
         """The figure of this name about this entry and this slice, or None."""

@@ -123,7 +123,8 @@ def rows_from(
             where there are any, else all rows.
         options: which columns to read.
         spec: of the adaptation; gives kind, labels and schema.
-        need_output: False where the rows are only to be answered; a missing output is then "".
+        need_output: False where the rows are only to be answered; a missing output is then "", and
+            a row without input stays, so that answers can be laid beside the rows of the file.
 
     Raises:
         DataError: the rows cannot be used, or have a label that the adaptation does not know.
@@ -140,9 +141,9 @@ def rows_from(
         row
         for part in made.values()
         for row in part
-        if row.input and (row.output or not need_output)
+        if not need_output or (row.input and row.output)
     )
-    if not rows:
+    if not any(row.input for row in rows):
         raise DataError(
             f"{source} has no row that can be used",
             found=f"{len(records)} rows, all with an empty input or output",

@@ -6,7 +6,9 @@ import asyncio
 
 import openai
 import pytest
-from tests.serve.http.conftest import House
+from tests.serve.http.conftest import House, adaptation
+
+from tunewise.adaptation.store import save
 
 
 @pytest.fixture
@@ -151,6 +153,16 @@ def test_what_is_wrong_is_told_in_the_clients_own_errors(
     assert told.value.body["message"]
     with pytest.raises(error):
         client.chat.completions.create(**{**good, **change, "stream": True})  # type: ignore[call-overload]  # bad
+
+
+def test_a_name_without_a_promoted_version_says_what_is_missing(house: House) -> None:
+    folder = house.folder / "made" / "new"
+    save(adaptation("new"), folder)
+    house.shelf.publish("acme", "new", folder, actor="test", notes="")
+    client = openai.OpenAI(api_key=house.keys["acme"], base_url=f"{house.url}/v1", max_retries=0)
+    with pytest.raises(openai.NotFoundError, match=r"name one, such as tenant/name@1, or promote"):
+        client.chat.completions.create(model="acme/new", messages=user("hi"))
+    client.chat.completions.create(model="acme/new@1", messages=user("hi"))
 
 
 def test_a_wrong_key_is_told(house: House) -> None:

@@ -115,6 +115,8 @@ def no_such_model(reference: str) -> NotRegisteredError:
     return NotRegisteredError(
         "this model does not exist, or your key may not see it",
         found=reference[:MOST_CHARACTERS],
-        expected="tenant/name, tenant/name@version, tenant/name@alias, or the base",
-        fix="GET /v1/models lists what your key may use",
+        expected="tenant/name@version, tenant/name@alias, the base, or tenant/name, which is the "
+        "version that was promoted",
+        fix="GET /v1/models lists what your key may use; where no version was promoted, name one, "
+        "such as tenant/name@1, or promote it",
     )
