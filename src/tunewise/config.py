@@ -86,6 +86,16 @@ def parse_time(text: str) -> float | None:
     return None if found is None else float(found[1]) * _SECONDS[found[2]]
 
 
+def check_budget(text: str) -> None:
+    """Refuse a budget that cannot be read, before anything slow begins.
+
+    Raises:
+        ConfigError: see `parse_budget`.
+    """
+    if parse_time(text) is None:
+        parse_budget(text, mean_row_tokens=1.0)
+
+
 def parse_budget(text: str, *, mean_row_tokens: float, batch_size: int = 16) -> int:
     """Token passes of a budget.
 

@@ -249,6 +249,7 @@ def _fit_all(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedM
             jobs.fit(method, seed)
         except BudgetTooSmallError as error:
             left_out[method.name] = SkippedMethod.because(method.name, error)
+            jobs.reporter.say(f"{method.name} left out: {left_out[method.name].reason}")
     return [job for job in asked if job[0].name not in left_out], list(left_out.values())
 
 

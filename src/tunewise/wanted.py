@@ -7,7 +7,7 @@ from typing import Any
 
 from tunewise.asking import Asked
 from tunewise.climb import at_most
-from tunewise.config import ALL_QUESTIONS, RunConfig, parse_budget, parse_time
+from tunewise.config import ALL_QUESTIONS, RunConfig, check_budget, parse_budget, parse_time
 from tunewise.errors import ConfigError, DataError
 from tunewise.jobs import Job
 from tunewise.measure.questions._registry import QUESTIONS, question_settings
@@ -37,8 +37,7 @@ def methods_of(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
         name: parse_settings(each, given.get(name, {}))
         for name, each in (declared | chosen).items()
     }
-    if parse_time(config.budget) is None:
-        parse_budget(config.budget, mean_row_tokens=1.0)
+    check_budget(config.budget)
     return list(chosen.values()), settings
 
 

@@ -223,3 +223,9 @@ def test_nothing_to_predict(finished: Finished) -> None:
     for arguments in ((), ("-",), ("", "  ")):
         done = tunewise("predict", finished.adaptation("tfidf"), *arguments, "--json")
         refused(done, finished.data.parent / "none", "nothing to answer")
+
+
+def test_a_budget_is_read_before_the_data(tmp_path: Path) -> None:
+    done = tunewise("compare", tmp_path / "nowhere.csv", "--budget", "3kk")
+    assert done.code == 2
+    assert "the budget cannot be read" in done.err

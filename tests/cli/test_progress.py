@@ -11,6 +11,7 @@ from rich.progress import Progress, TextColumn
 from tunewise.cli import show
 from tunewise.cli.show import Bars, Lines
 from tunewise.measure.evidence import NOT_ASKED, Answered, Evidence
+from tunewise.planning.records import JobPlan, RunPlan
 
 
 @pytest.fixture
@@ -35,6 +36,38 @@ def test_a_log_is_told_once_a_minute_what_is_left(told: io.StringIO) -> None:
         "60% done, about 13 min left",
         "90% done, about 3 min left",
     ]
+
+
+def test_a_log_is_told_once_a_minute_how_far_a_long_piece_is(told: io.StringIO) -> None:
+    now = 0.0
+    lines = Lines(lambda: now)
+    for name in ("fitting lora, seed 0", "fitting lora, seed 1"):
+        lines.begin(name, 1, 2)
+        for second in range(0, 150, 5):
+            now += 5.0
+            lines.work(second, None if second < 20 else 200, "step")
+    lines.begin("fitting full, seed 0", 2, 2)
+    now += 30.0
+    lines.work(1, 2, "step")
+    assert told.getvalue().splitlines() == [
+        "[1/2] fitting lora, seed 0",
+        "fitting lora, seed 0: 28%",
+        "fitting lora, seed 0: 58%",
+        "[1/2] fitting lora, seed 1",
+        "fitting lora, seed 1: 28%",
+        "fitting lora, seed 1: 58%",
+        "[2/2] fitting full, seed 0",
+    ]
+
+
+def test_a_long_plan_says_how_it_would_take_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, climbs, wanted in ((4000.0, False, True), (4000.0, True, True), (60.0, 0, False)):
+        text = io.StringIO()
+        monkeypatch.setattr(show, "OUT", Console(file=text, width=120))
+        job = JobPlan("lora", 0, 10, 10, 0, False, seconds, 0.0, 1)
+        show.show_plan(RunPlan((job,), (), 20, 1.0, climbs=bool(climbs)))
+        assert ("`--budget 20min` keeps to a time" in text.getvalue()) == wanted
+        assert ("or --climb" in text.getvalue()) == (wanted and not climbs)
 
 
 def test_nothing_planned_is_no_division(told: io.StringIO) -> None:

@@ -112,6 +112,8 @@ def test_scores_are_measured_and_stored(
 def test_people_read_lines(finished: Finished, place: Path) -> None:
     flags = ("--registry", place)
     done(place, "add", finished.adaptation("tfidf"), NAME, "--notes", "the small one")
+    again = tunewise("registry", "add", finished.adaptation("tfidf"), NAME, *flags)
+    assert f"tunewise registry promote {NAME}@1" in again.err
     done(place, "promote", f"{NAME}@1")
     listed = tunewise("registry", "list", *flags)
     assert NAME in listed.out

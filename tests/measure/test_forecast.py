@@ -58,6 +58,18 @@ def test_a_piece_that_ends_early_counts_whole() -> None:
     assert forecast.seconds_left() == pytest.approx(30.0)
 
 
+def test_seconds_without_token_passes_say_nothing_of_the_pace() -> None:
+    forecast = Forecast({"classifier": 0, "a": 1000}, 0.01)
+    # Ten minutes in a linear classifier, which makes no pass.
+    assert forecast.seconds_left("classifier", 0, 600.0) == pytest.approx(10.0)
+    forecast.end("classifier", 0, 600.0)
+    assert forecast.seconds_left() == pytest.approx(10.0)
+    # Nor do those before the first passes of a piece.
+    assert forecast.seconds_left("a", 0, 300.0) == pytest.approx(10.0)
+    assert forecast.seconds_left("a", 1, 300.0) == pytest.approx(10.0, rel=1e-2)
+    assert forecast.seconds_left("a", 500, 10.0) > 9.0
+
+
 def test_work_that_calls_nothing_takes_no_time() -> None:
     forecast = Forecast({"a": 0}, 0.0)
     assert forecast.seconds_left() == 0.0

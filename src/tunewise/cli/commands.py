@@ -29,7 +29,7 @@ from tunewise.cli.options import (
     take_priorities,
 )
 from tunewise.compare.priorities import Priorities
-from tunewise.config import DEFAULT_BASE, RunConfig
+from tunewise.config import DEFAULT_BASE, RunConfig, check_budget
 from tunewise.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def compare_command(
         question_settings=question_tables(flags),
         settings={name: dict(given) for name, given in settings.items()},
     )
+    check_budget(config.budget)
     if plan_only:
         if typed:
             raise ConfigError(

@@ -76,6 +76,8 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
             if scores is not None:
                 registry.attach(version, scores, actor)
         emit(as_json, version.as_dict(), f"{version}  {version.digest}")
+        if not as_json:
+            click.echo(f"to serve it by its name: tunewise registry promote {version}", err=True)
 
 
 @click.command("measure")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ OUT = Console()
 _GIVE_WAY = ("fit seconds", "parts", "validation", "failed", "size", "ms/row")
 # Between two lines that tell what is left.
 _LINE_SECONDS = 60.0
+# A run that is planned to take longer is told how it would take less.
+_LONG_SECONDS = 3600.0
 _WORDS = frozenset({"", "method", "parts"})
 
 
@@ -92,12 +95,13 @@ class Lines:
     """One line per piece of work, where the error stream is no terminal.
 
     Args:
-        clock: tells seconds; a minute at least lies between two lines that tell what is left.
+        clock: tells seconds; a minute at least lies between two lines that tell how far it is.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._told_at: float | None = None
+        self._piece, self._piece_at = "", math.inf
 
     def say(self, text: str) -> None:
         """One line that stays."""
@@ -105,10 +109,15 @@ class Lines:
 
     def begin(self, text: str, number: int, of: int, unit: str = "tokens") -> None:
         """A piece of long work begins."""
+        self._piece, self._piece_at = text, self._clock()
         self.say(f"[{number}/{of}] {text}")
 
     def work(self, done: int, total: int | None, text: str) -> None:
-        """Not told: a log is no place for a bar."""
+        """How far that piece is, once a minute, unless all pieces together are told."""
+        now = self._clock()
+        if total and self._told_at is None and now - self._piece_at >= _LINE_SECONDS:
+            self._piece_at = now
+            self.say(f"{self._piece}: {100 * done / total:.0f}%")
 
     def whole(self, done: int, total: int, seconds_left: float) -> None:
         """How far everything is, once a minute."""
@@ -246,6 +255,9 @@ def show_plan(plan: RunPlan) -> None:
             style="dim",
         )
     _line(_questions_planned(plan), style="dim")
+    if plan.seconds > _LONG_SECONDS:
+        less = "--seeds 1" if plan.climbs else "--seeds 1 or --climb"
+        _line(f"`--budget 20min` keeps to a time; {less} fits less", style="dim")
     for skipped in plan.skipped:
         _line(f"{skipped.method} left out: {skipped.reason}", style="dim", indent=2)
 

@@ -102,12 +102,20 @@ class Forecast:
             spent: token passes spent on it.
             seconds: that these took.
         """
-        passes = self._passes + spent
-        pace = (self._seconds + seconds) / passes if passes else 0.0
+        told = self._tells(name, spent)
+        passes = self._passes + spent * told
+        pace = (self._seconds + seconds * told) / passes if passes else 0.0
         return pace * (self.total - self.done(name, spent) if name else sum(self._left.values()))
 
     def end(self, name: str, spent: int, seconds: float) -> None:
         """A piece is done, whatever it took."""
+        told = self._tells(name, spent)
         del self._left[name]
-        self._passes += spent
-        self._seconds += seconds
+        self._passes += spent * told
+        self._seconds += seconds * told
+
+    def _tells(self, name: str, spent: int) -> bool:
+        """Whether a piece's seconds say what a token pass takes: not those of a classifier that
+        makes none, nor those before the first passes."""
+        planned = self._left.get(name, 0)
+        return spent > 0 and spent >= _PRIOR * planned
