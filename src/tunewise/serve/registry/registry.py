@@ -81,6 +81,14 @@ class Registry:
                     fix="--files FOLDER_OR_URL",
                 )
             return cls(Database(place), files_at(files, kept))
+        if not place.strip():
+            # Else it would be the folder one happens to be in.
+            raise ConfigError(
+                "the place of the registry is empty",
+                found=repr(place),
+                expected="a folder, sqlite:///FILE or postgresql://USER@HOST/DATABASE",
+                fix="say where it is, or leave --registry out",
+            )
         folder = Path(place).absolute()
         with _made(folder):
             folder.mkdir(parents=True, exist_ok=True)
