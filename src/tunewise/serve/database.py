@@ -9,16 +9,12 @@ PostgreSQL a writer begins by taking one. So what a writer has read stays true u
 
 from __future__ import annotations
 
-import random
-import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, make_url
+from sqlalchemy import URL, Connection, MetaData, inspect, make_url
 from sqlalchemy import text as sql
 from sqlalchemy.exc import (
     ArgumentError,
@@ -29,8 +25,8 @@ from sqlalchemy.exc import (
 )
 
 from tunewise.errors import ConfigError, InputError, RunError, StorageError, UnavailableError
+from tunewise.serve import connections
 
-WAIT_SECONDS = 20
 _MIGRATING = 7_281_334  # any number; the same in every process that migrates
 _FULL = ("database or disk is full", "No space left", "could not extend file")
 _REFUSED = ("readonly database", "unable to open database file", "attempt to write")
@@ -77,7 +73,7 @@ class Database:
 
     def __init__(self, url: str, schema: Schema, *, pool: int = 8) -> None:
         self._url, self._schema = read_url(url, schema), schema
-        self._engine = _engine(self._url, pool)
+        self._engine = connections.engine_for(self._url, pool)
         self._prepare()
 
     @property
@@ -170,7 +166,7 @@ class Database:
         return UnavailableError(
             f"the database of the {title} does not answer",
             found=found,
-            expected=f"an answer within {WAIT_SECONDS} seconds",
+            expected=f"an answer within {connections.WAIT_SECONDS} seconds",
             fix="see that it runs and that nothing holds it locked, then try again; "
             "nothing was changed",
         )
@@ -282,56 +278,3 @@ def read_url(given: str, schema: Schema) -> URL:
             expected=expected,
         )
     return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
-
-
-def _engine(url: URL, pool: int) -> Engine:
-    if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, pool_size=pool, connect_args={"timeout": WAIT_SECONDS})
-        event.listen(engine, "connect", _begin_by_hand)
-        event.listen(engine, "begin", _begin)
-        return engine
-    try:
-        # A connection that died while it lay in the pool is found out before it is used.
-        return create_engine(
-            url,
-            pool_size=pool,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": WAIT_SECONDS},
-        )
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "the driver for PostgreSQL is not installed",
-            found=f"{url.render_as_string(hide_password=True)}, without the package psycopg",
-            expected="the extra `postgres`",
-            fix="pip install 'tunewise[postgres]'",
-        ) from error
-
-
-def _begin_by_hand(connection: Any, _: object) -> None:
-    # The driver would begin a transaction at the first change only, behind what was read before.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    _write_ahead(cursor)
-    for line in ("synchronous = FULL", "foreign_keys = ON"):
-        cursor.execute(f"PRAGMA {line}")
-    cursor.close()
-
-
-def _write_ahead(cursor: Any) -> None:
-    # Two connections that turn the same new file over each hold what the other waits for. SQLite
-    # then refuses one at once instead of letting it wait (sqlite.org/c3ref/busy_handler.html).
-    until = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(random.uniform(0.005, 0.05))
-        else:
-            return
-
-
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("tunewise_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

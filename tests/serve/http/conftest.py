@@ -17,8 +17,8 @@ from tests.serve.http.stand_ins import FINGERPRINT, StandInEngine
 from tunewise.adaptation.bundle import Adaptation, Decoding, Provenance
 from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.store import save
-from tunewise.serve.http.app import application
 from tunewise.serve.http.registry_shelf import RegistryShelf
+from tunewise.serve.http.server import configuration
 from tunewise.serve.http.service import Service
 from tunewise.serve.http.settings import Settings
 from tunewise.serve.registry.registry import Registry
@@ -118,10 +118,7 @@ def listen() -> Iterator[Callable[[House], House]]:
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(house: House) -> House:
-        config = uvicorn.Config(
-            application(house.service), port=0, http="httptools", log_config=None, access_log=False
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(configuration(house.service, host="127.0.0.1", port=0))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         running.append((server, thread))

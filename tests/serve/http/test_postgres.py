@@ -77,6 +77,28 @@ def test_what_needs_it_says_so_and_goes_on_when_it_is_back(
           == {"@base": 1, "acme/tickets": 2})  # fmt: skip
 
 
+def test_text_that_it_cannot_hold_is_the_callers_fault(house: House, tmp_path: Path) -> None:
+    number = house.publish("acme", "tickets", "acme nul")
+    upload = zipped(files_of(tmp_path, "acme three"))
+    path = "/v1/adaptations/tickets"
+    with house.client() as client:
+        told = [
+            client.post(f"{path}/promote", json={"version": f"{number}", "reason": "a\0b"}),
+            client.post(f"{path}/promote", json={"version": "1\0", "reason": "x"}),
+            client.post(f"{path}/promote", json={"version": f"{number}", "alias": "a\0"}),
+            client.post(f"{path}/rollback", json={"alias": "a\0"}),
+            client.post(f"{path}?notes=a%00b", content=upload),
+            client.get("/v1/models?after=a%00b"),
+            client.get("/v1/adaptations?after=%00"),
+        ]
+        for answer in told:
+            assert answer.status_code == 400, answer.text
+        # What is only compared or hashed may hold anything.
+        body = {"model": "acme/tickets", "prompt": "a\0b", "user": "a\0b"}
+        assert client.post("/v1/completions", json=body).status_code == 200
+        assert client.get("/v1/models/acme/a%00b").status_code == 404
+
+
 def check_away(house: House, answered: str, upload: bytes) -> None:
     with house.client() as client:
         # Who was let in within the last second is known without asking.

@@ -189,6 +189,24 @@ def test_a_key_may_do_what_it_has_the_right_for(house: House, held: Right) -> No
             assert (status != 403) == (right == held), (right, status)
 
 
+def test_pages_are_of_what_a_key_may_see(house: House) -> None:
+    for name in ("a", "b", "zoo"):
+        house.publish("acme", name, f"acme {name}")
+    key = house.key("acme", "use:labels", "promote:tickets", "use:nothing", "administer:@base")
+    with house.client(key=key) as client:
+        first = client.get("/v1/adaptations?limit=1").json()
+        assert [each["name"] for each in first["data"]] == ["labels"]
+        assert (first["has_more"], first["last"]) == (True, "labels")
+        second = client.get("/v1/adaptations?limit=1&after=labels").json()
+        assert [each["name"] for each in second["data"]] == ["tickets"]
+        third = client.get("/v1/adaptations?limit=1&after=tickets").json()
+        assert (third["data"], third["has_more"], third["last"]) == ([], False, "tickets")
+        usable = client.get("/v1/models?limit=1").json()
+        assert [each["id"] for each in usable["data"]] == ["acme/labels"]
+    with house.client(key=house.key("acme", "use:@base")) as client:
+        assert client.get("/v1/adaptations").json()["data"] == []
+
+
 def test_a_right_on_one_adaptation_is_none_on_others(house: House) -> None:
     with house.client(key=house.key("acme", "use:labels")) as client:
         assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["acme/labels"]

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gzip
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -132,3 +140,131 @@ def test_a_protocol_that_is_not_spoken_is_refused(
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
     monkeypatch.setenv(variable, "grpc")
     assert type(tracer_from_environment()) is Tracer
+
+
+class Collector(ThreadingHTTPServer):
+    """Takes spans as they go over the wire.
+
+    Attributes:
+        bodies: what came, as bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Taking)
+        self.bodies: list[bytes] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def spans(self) -> list[tuple[str, dict[str, Any]]]:
+        """Name and attributes of every span."""
+        found = []
+        for body in self.bodies:
+            for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for span in [span for each in of_resource.scope_spans for span in each.spans]:
+                    facts = {each.key: value_of(each.value) for each in span.attributes}
+                    found.append((span.name, facts))
+        return found
+
+
+class Taking(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        packed = self.headers.get("content-encoding") == "gzip"
+        self.server.bodies.append(gzip.decompress(body) if packed else body)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the test reads what came."""
+
+
+def value_of(value: Any) -> Any:
+    return getattr(value, value.WhichOneof("value"))
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def test_spans_go_over_the_wire_with_tenant_adaptation_and_tokens_and_no_text(
+    build: Build,
+    listen: Callable[[House], House],
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    house = build()
+    house.service.tracer = tracer_from_environment()
+    house = listen(house)
+    house.publish("acme", "tickets", "acme one")
+    house.publish("acme", "labels", "acme labels", "bad", "good")
+    wrong = house.keys["acme"][:-1] + ("A" if house.keys["acme"][-1] != "A" else "B")
+    text = {"prompt": "my secret", "user": "my secret"}
+    with house.client() as client:
+        client.post("/v1/completions", json={"model": "acme/tickets", **text})
+        client.post("/v1/completions", json={"model": "acme/tickets", "stream": True, **text})
+        client.post("/v1/classify", json={"model": "acme/labels", "input": ["my secret"] * 2})
+        client.post("/v1/completions", json={"model": "my secret", **text})
+        client.post("/v1/completions", json={"model": "acme/tickets", "my secret": 1})
+        client.get("/v1/my%20secret?my=secret")
+    with house.client(key=wrong) as client:
+        client.get("/v1/models")
+    house.service.tracer.close()
+    spans = collector.spans()
+    assert len(spans) == 7
+    answered = [facts for _, facts in spans if facts.get("tunewise.completion_tokens")]
+    assert [facts["tunewise.model"] for facts in answered] == ["acme/tickets@1"] * 2
+    for facts in answered:
+        assert facts["tunewise.tenant"] == "acme"
+        assert facts["tunewise.prompt_tokens"] > 0
+    classified = next(facts for name, facts in spans if name == "POST /v1/classify")
+    assert classified["tunewise.model"] == "acme/labels@1"
+    assert classified["tunewise.prompt_tokens"] > 0
+    refused = next(facts for _, facts in spans if facts["http.response.status_code"] == 401)
+    assert refused["tunewise.tenant"] == ""
+    whole = b"".join(collector.bodies)
+    for told in ("my secret", "my%20secret", "my=secret", *house.keys.values(), wrong):
+        assert told.encode() not in whole
+
+
+def test_a_collector_that_does_not_answer_holds_nothing_up(
+    build: Build,
+    listen: Callable[[House], House],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        monkeypatch.setenv(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=collectors-own-key")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        house = build()
+        house.service.tracer = tracer_from_environment()
+        house = listen(house)
+        house.publish("acme", "tickets", "acme one")
+        with house.client() as client, caplog.at_level(logging.DEBUG):
+            for _ in range(20):
+                began = time.monotonic()
+                answer = client.post(
+                    "/v1/completions", json={"model": "acme/tickets", "prompt": "x"}
+                )
+                assert answer.status_code == 200
+                assert time.monotonic() - began < 5
+        began = time.monotonic()
+        house.service.tracer.close()
+        assert time.monotonic() - began < 30
+    assert "collectors-own-key" not in caplog.text

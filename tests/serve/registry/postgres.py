@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 # Not `synchronous_commit=off`: what was committed must be there after an immediate stop.
 FAST = "fsync=off full_page_writes=off shared_buffers=32MB"
@@ -100,3 +101,13 @@ class Server:
             timeout=120,
         )
         assert not check or done.returncode == 0, f"{program} {arguments}: {done.returncode}"
+
+
+def emptied(url: str) -> str:
+    """The same database, with nothing in it."""
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    return url

@@ -11,11 +11,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
-from tests.serve.registry.postgres import Server
+from sqlalchemy import inspect, text
+from tests.serve.registry.postgres import Server, emptied
 from tests.serve.registry.samples import OVERRIDDEN, Clock, constant, registered, stored
 
-import tunewise.serve.database as database_module
 from tunewise.errors import NotRegisteredError, RegistryError, StorageError, UnavailableError
 from tunewise.serve.registry.aliases import Promotion
 from tunewise.serve.registry.collect import Ages
@@ -39,17 +38,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of either kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'registry.db'}"
-    url: str = request.getfixturevalue("server").url
-    _empty(url)
-    return url
-
-
-def _empty(url: str) -> None:
-    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
+    return emptied(request.getfixturevalue("server").url)
 
 
 @pytest.fixture
@@ -203,7 +192,7 @@ def test_promotions_at_once_leave_one_history(registry: Registry, tmp_path: Path
 
 
 def test_postgres_stopped_and_started(server: Server, tmp_path: Path) -> None:
-    _empty(server.url)
+    emptied(server.url)
     registry = Registry.open(server.url, files=str(tmp_path / "files"))
     name = "acme/x"
     version = registered(registry, tmp_path, name)
@@ -234,20 +223,6 @@ def test_a_password_is_never_told() -> None:
     with pytest.raises(UnavailableError) as caught:
         Database("postgresql://ann:secret@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
-
-
-def test_a_locked_database_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "WAIT_SECONDS", 0.2)
-    place = f"sqlite:///{tmp_path / 'registry.db'}"
-    first, second = Database(place), Database(place)
-    with first.write():
-        assert second.changes() == 0  # reading goes on
-        with pytest.raises(UnavailableError, match="does not answer"), second.write():
-            pass
-    with second.write():
-        pass
-    first.close()
-    second.close()
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:

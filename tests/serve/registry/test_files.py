@@ -167,3 +167,13 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     registry = replace(Registry.open(str(tmp_path / "r")), files=LocalFiles(tmp_path / "files"))
     with pytest.raises(StorageError):
         registered(registry, tmp_path, "acme/x")
+
+
+@pytest.mark.parametrize("place", ["", "  "])
+def test_no_place_is_not_the_folder_one_is_in(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is empty"):
+        Registry.open(place)
+    assert list(tmp_path.iterdir()) == []

@@ -194,6 +194,26 @@ def test_guessing_is_slowed_by_address_and_holders_are_not(
         door.principal("tw_x", "10.0.0.1")
 
 
+def test_a_key_that_was_not_seen_yet_gets_in_from_an_address_that_guesses(
+    store: TenantStore, clock: Clock
+) -> None:
+    made, other = (store.make_key("acme", USE)[1] for _ in range(2))
+    door = Door(store, monotonic=clock, wall=clock)
+    for wrong in ("tw_x", f"tw_{'0' * 12}_{'x' * 43}"):
+        for _ in range(int(FAILURES)):
+            with pytest.raises((AccessError, QuotaError)):
+                door.principal(wrong, "10.0.0.1")
+    assert door.principal(made.text, "10.0.0.1").tenant == "acme"
+    # Who guesses at one key is held back from that key.
+    wrong = f"tw_{other.id}_{'x' * 43}"
+    for _ in range(int(FAILURES)):
+        with pytest.raises(AccessError):
+            door.principal(wrong, "10.0.0.1")
+    with pytest.raises(QuotaError):
+        door.principal(wrong, "10.0.0.1")
+    assert door.principal(other.text, "10.0.0.2").tenant == "acme"
+
+
 def test_no_secret_lies_in_the_database(store: TenantStore, tmp_path: Path) -> None:
     _, made = store.make_key("acme", USE, label="mine")
     store.close()

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tunewise.serve.contract import Engine
+from tunewise.serve.http.peers import joined
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 GAUGES = ("running", "waiting", "slots", "resident", "resident_bytes", "budget_bytes")
@@ -48,21 +49,6 @@ class _State(Collector):
         yield GaugeMetricFamily("tunewise_room_waiting", "wait for memory", value=room)
 
 
-class _Of(CollectorRegistry):
-    """The lines of one tenant."""
-
-    def __init__(self, whole: CollectorRegistry, tenant: str) -> None:
-        super().__init__()
-        self._whole, self._tenant = whole, tenant
-
-    def collect(self) -> Iterable[Metric]:
-        for metric in self._whole.collect():
-            own = [each for each in metric.samples if each.labels.get("tenant") == self._tenant]
-            if own:
-                metric.samples = own
-                yield metric
-
-
 class _Given(CollectorRegistry):
     """Figures that were read already."""
 
@@ -74,18 +60,11 @@ class _Given(CollectorRegistry):
         return self._metrics
 
 
-class Figures:
-    """Counts of one server.
+class _Own:
+    """The counts of one tenant, apart from all others: who reads its own pays for its own."""
 
-    Args:
-        engine: its counts are shown too.
-        queue: where requests wait.
-        room: where those wait for whose adaptation there is no room in memory.
-    """
-
-    def __init__(self, engine: Engine, queue: Queue, room: Queue) -> None:
-        self._all = CollectorRegistry()
-        self._all.register(_State(engine, queue, room))
+    def __init__(self, tenant: str) -> None:
+        self._tenant, self._all = tenant, CollectorRegistry()
         self._requests = Counter(
             "tunewise_requests",
             "responses",
@@ -112,6 +91,38 @@ class Figures:
         )
 
     def count(
+        self, endpoint: str, status: int, code: str, seconds: float, figures: dict[str, float]
+    ) -> None:
+        """See `Figures.count`."""
+        tenant = self._tenant
+        self._requests.labels(tenant, endpoint, str(status)).inc()
+        if code:
+            self._problems.labels(tenant, code).inc()
+        self._seconds.labels(tenant, endpoint).observe(seconds)
+        if "first_ms" in figures:
+            self._first.labels(tenant).observe(figures["first_ms"] / 1000)
+        for kind in ("prompt", "cached", "completion"):
+            self._tokens.labels(tenant, kind).inc(figures.get(f"{kind}_tokens", 0))
+
+    def metrics(self) -> list[Metric]:
+        """As they are now."""
+        return [metric for metric in self._all.collect() if metric.samples]
+
+
+class Figures:
+    """Counts of one server. Counted on its event loop; read on any thread.
+
+    Args:
+        engine: its counts are shown too.
+        queue: where requests wait.
+        room: where those wait for whose adaptation there is no room in memory.
+    """
+
+    def __init__(self, engine: Engine, queue: Queue, room: Queue) -> None:
+        self._state = _State(engine, queue, room)
+        self._of: dict[str, _Own] = {}
+
+    def count(
         self,
         tenant: str,
         endpoint: str,
@@ -131,18 +142,21 @@ class Figures:
             seconds: that it took.
             figures: `first_ms`, `prompt_tokens`, `cached_tokens`, `completion_tokens` where known.
         """
-        self._requests.labels(tenant, endpoint, str(status)).inc()
-        if code:
-            self._problems.labels(tenant, code).inc()
-        self._seconds.labels(tenant, endpoint).observe(seconds)
-        if "first_ms" in figures:
-            self._first.labels(tenant).observe(figures["first_ms"] / 1000)
-        for kind in ("prompt", "cached", "completion"):
-            self._tokens.labels(tenant, kind).inc(figures.get(f"{kind}_tokens", 0))
+        own = self._of.get(tenant)
+        if own is None:
+            own = self._of[tenant] = _Own(tenant)
+        own.count(endpoint, status, code, seconds, figures)
 
     def metrics(self, tenant: str | None) -> list[Metric]:
-        """As they are now; of one tenant, or None for all and the engine's."""
-        return list((self._all if tenant is None else _Of(self._all, tenant)).collect())
+        """As they are now; of one tenant, or None for all and the engine's.
+
+        Of thousands of tenants this takes seconds, which an event loop has not.
+        """
+        if tenant is not None:
+            own = self._of.get(tenant)
+            return [] if own is None else own.metrics()
+        tenants = list(self._of.values())
+        return joined([self._state.collect(), *(each.metrics() for each in tenants)])
 
 
 def text_of(metrics: Iterable[Metric]) -> bytes:

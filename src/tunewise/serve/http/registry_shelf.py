@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,9 @@ class RegistryShelf:
         """Read a version's files; see `Hold.load`."""
         return load(self._registry.folder(version), base_fingerprint=self._base)
 
-    def page(self, tenant: str, *, after: str, limit: int) -> list[Listed]:
+    def page(
+        self, tenant: str, *, after: str, limit: int, only: Collection[str] | None
+    ) -> list[Listed]:
         """See `Shelf.page`."""
         behind = f"{tenant}/{after}" if after else ""
         return [
@@ -150,7 +152,7 @@ class RegistryShelf:
                     "aliases": _aliases(each.aliases),
                 },
             )
-            for each in self._registry.names(tenant, after=behind, limit=limit)
+            for each in self._registry.names(tenant, after=behind, limit=limit, only=only)
         ]
 
     def show(self, tenant: str, name: str) -> Listed:

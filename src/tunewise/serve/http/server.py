@@ -15,6 +15,7 @@ import uvicorn
 
 from tunewise.errors import ConfigError, UnavailableError
 from tunewise.serve.http.app import application
+from tunewise.serve.http.heads import bounded
 from tunewise.serve.http.service import Service
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -63,6 +64,31 @@ def refuse_strangers(host: str, *, unlocked: bool) -> None:
         )
 
 
+def configuration(service: Service, *, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn is to listen.
+
+    Args:
+        service: engine, registry, tenants and limits.
+        host: address to listen on.
+        port: to listen on; 0 for a free one.
+    """
+    return uvicorn.Config(
+        application(service),
+        host=host,
+        port=port,
+        http=bounded(service.settings),
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(service.settings.drain_seconds)),
+        lifespan="on",
+    )
+
+
 def serve(service: Service, *, host: str, port: int) -> None:
     """Listen and answer until a signal comes.
 
@@ -76,21 +102,7 @@ def serve(service: Service, *, host: str, port: int) -> None:
         UnavailableError: the address cannot be listened on.
     """
     refuse_strangers(host, unlocked=service.store is None)
-    config = uvicorn.Config(
-        application(service),
-        host=host,
-        port=port,
-        http="httptools",
-        loop="asyncio",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(service.settings.drain_seconds)),
-        lifespan="on",
-    )
+    config = configuration(service, host=host, port=port)
     server = _Server(config, service)
     try:
         server.run()

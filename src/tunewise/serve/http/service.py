@@ -7,17 +7,16 @@ import contextlib
 import logging
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tunewise.errors import BusyError, TunewiseError, UnknownNameError
+from tunewise.errors import BusyError, TunewiseError
 from tunewise.serve.contract import Engine
 from tunewise.serve.http.figures import Figures
 from tunewise.serve.http.logs import fault_fields
 from tunewise.serve.http.models import Model
+from tunewise.serve.http.outcomes import Answers
 from tunewise.serve.http.peers import Peers
 from tunewise.serve.http.running import in_thread
 from tunewise.serve.http.settings import Settings
@@ -35,21 +34,6 @@ CHECKED_SECONDS = 0.5
 ANSWERS_KEPT = 100_000
 READY_PLACES = 2
 log = logging.getLogger("tunewise.serve")
-
-
-@dataclass(slots=True)
-class Answered:
-    """An answer that an outcome may still come for.
-
-    Attributes:
-        model: what answered.
-        tenant: who asked.
-        told: whether an outcome came.
-    """
-
-    model: Model
-    tenant: str
-    told: bool = False
 
 
 class Service:
@@ -96,7 +80,7 @@ class Service:
         self.inside = 0
         self._uploads = 0
         self._checked_at = -math.inf
-        self._answers: OrderedDict[str, Answered] = OrderedDict()
+        self._answers = Answers(ANSWERS_KEPT)
         self._keeper: asyncio.Task[None] | None = None
 
     def anybody(self) -> Principal:
@@ -127,9 +111,7 @@ class Service:
 
     def answered(self, request: str, tenant: str, model: Model) -> None:
         """Remember what answered, for an outcome that may come."""
-        self._answers[request] = Answered(model, tenant)
-        while len(self._answers) > ANSWERS_KEPT:
-            self._answers.popitem(last=False)
+        self._answers.put(request, tenant, model)
 
     async def outcome(self, request: str, tenant: str, score: float) -> str:
         """Note how good an answer was; each takes one outcome.
@@ -147,7 +129,7 @@ class Service:
                 outcome was told before.
             UnavailableError: it could not be stored.
         """
-        held = self._take_outcome(request, tenant)
+        held = self._answers.take(request, tenant)
         model = held.model
 
         def note() -> None:
@@ -160,15 +142,6 @@ class Service:
             held.told = False  # it may be told again
             raise
         return model.label
-
-    def _take_outcome(self, request: str, tenant: str) -> Answered:
-        held = self._answers.get(request)
-        if held is None or held.tenant != tenant:
-            raise UnknownNameError("answer", request[:64], (), fix="use the id of a recent answer")
-        if held.told:
-            raise UnknownNameError("answer without an outcome", request[:64], ())
-        held.told = True
-        return held
 
     @contextlib.contextmanager
     def uploading(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tunewise.errors import ConfigError
 
+KIB = 2**10
 MIB = 2**20
 
 
@@ -14,6 +15,8 @@ class Settings:
     """Limits of one server; all of them hold for every tenant alike.
 
     Attributes:
+        head_bytes: size of a request's first line and headers.
+        head_seconds: time in which these must have arrived.
         body_bytes: size of a request, an upload left aside.
         upload_bytes: size of an uploaded archive, and of what it unpacks to.
         body_seconds: time in which a whole request must have arrived.
@@ -35,6 +38,8 @@ class Settings:
         processes: servers that answer for the same tenants, this one among them.
     """
 
+    head_bytes: int = 64 * KIB
+    head_seconds: float = 10.0
     body_bytes: int = 4 * MIB
     upload_bytes: int = 2048 * MIB
     body_seconds: float = 30.0

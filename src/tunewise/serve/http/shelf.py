@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,8 +86,17 @@ class Shelf(Protocol):
         """Keep the files of a version from being collected."""
         ...
 
-    def page(self, tenant: str, *, after: str, limit: int) -> list[Listed]:
-        """Names of a tenant in the order of the alphabet, those behind `after`."""
+    def page(
+        self, tenant: str, *, after: str, limit: int, only: Collection[str] | None
+    ) -> list[Listed]:
+        """Names of a tenant in the order of the alphabet, those behind `after`.
+
+        Args:
+            tenant: whose.
+            after: "" begins.
+            limit: how many at most.
+            only: of these; None for all.
+        """
         ...
 
     def show(self, tenant: str, name: str) -> Listed:

@@ -44,8 +44,8 @@ class Turnstile:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait now."""
-        return self._waiting.total()
+        """Requests that wait now; may be asked for on any thread."""
+        return sum(list(self._waiting.values()))
 
     @property
     def working(self) -> int:

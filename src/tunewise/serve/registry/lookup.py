@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select, tuple_
@@ -157,7 +157,12 @@ def aliases_of(connection: Connection, names: Sequence[Name]) -> dict[Name, tupl
 
 
 def list_names(
-    connection: Connection, tenant: str | None, *, after: str = "", limit: int = 100
+    connection: Connection,
+    tenant: str | None,
+    *,
+    after: str = "",
+    limit: int = 100,
+    only: Collection[str] | None = None,
 ) -> list[Listed]:
     """Names in the order of the alphabet, a page at a time.
 
@@ -166,6 +171,7 @@ def list_names(
         tenant: whose; None for everybody's.
         after: only names behind this one, "tenant/name"; "" begins.
         limit: how many at most, up to 1000.
+        only: of these names, each without its tenant; None for all.
     """
     table, versions = tables.names, tables.versions
     # Versions are never taken out, so the last number is also how many there are.
@@ -184,6 +190,8 @@ def list_names(
     )
     if tenant is not None:
         chosen = chosen.where(table.c.tenant == tenant)
+    if only is not None:
+        chosen = chosen.where(table.c.name.in_(only))
     if after:
         first, _, second = after.partition("/")
         chosen = chosen.where(tuple_(table.c.tenant, table.c.name) > tuple_(first, second))

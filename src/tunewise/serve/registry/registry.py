@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +81,14 @@ class Registry:
                     fix="--files FOLDER_OR_URL",
                 )
             return cls(Database(place), files_at(files, kept))
+        if not place.strip():
+            # Else it would be the folder one happens to be in.
+            raise ConfigError(
+                "the place of the registry is empty",
+                found=repr(place),
+                expected="a folder, sqlite:///FILE or postgresql://USER@HOST/DATABASE",
+                fix="say where it is, or leave --registry out",
+            )
         folder = Path(place).absolute()
         with _made(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,10 +105,17 @@ class Registry:
 
         return add(self.database, self.files, source, registration, self.clock)
 
-    def names(self, tenant: str | None, *, after: str = "", limit: int = 100) -> list[Listed]:
+    def names(
+        self,
+        tenant: str | None,
+        *,
+        after: str = "",
+        limit: int = 100,
+        only: Collection[str] | None = None,
+    ) -> list[Listed]:
         """Names in order, a page at a time; see `lookup.list_names`."""
         with self.database.read() as connection:
-            return lookup.list_names(connection, tenant, after=after, limit=limit)
+            return lookup.list_names(connection, tenant, after=after, limit=limit, only=only)
 
     def version(self, reference: str) -> Version:
         """The version that "tenant/name@..." names, retired or not; of an alias the stable one.

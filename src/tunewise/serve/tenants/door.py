@@ -64,7 +64,8 @@ class Door:
         # Digest of a whole key -> the stored hash that it was found to fit.
         self._fitted: OrderedDict[bytes, str] = OrderedDict()
         self._records: OrderedDict[str, tuple[float, StoredKey]] = OrderedDict()
-        self._failures: OrderedDict[str, _Failures] = OrderedDict()
+        # By address, and by the public part of a key that is there, "" for all others.
+        self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
 
     def quick(self, text: str) -> Principal | None:
         """Who holds this key, where it is known without hashing or asking the database."""
@@ -97,12 +98,16 @@ class Door:
         with self._lock:
             fitted = self._fitted.get(digest)
         if stored is None or fitted != stored.hashed:
-            self._refuse_guessing(address)
+            # Wrong secrets count against their own key, so that a key that works and was not seen
+            # yet gets in, whatever else comes from its address, which may be a proxy's. That this
+            # tells which public parts exist, of 2^48, helps nobody.
+            place = (address, "" if stored is None else stored.record.id)
+            self._refuse_guessing(place)
             hashed = self._nobody if stored is None else stored.hashed
             with self._slots:
                 fits = secret_fits("" if parts is None else parts[1], hashed)
             if stored is None or not fits:
-                self._note_failure(address)
+                self._note_failure(place)
                 raise unknown_key()
             with self._lock:
                 _put(self._fitted, digest, stored.hashed, KNOWN_KEYS)
@@ -134,9 +139,9 @@ class Door:
             return None
         return Principal(record.tenant, record.id, record.grants, stored.quota)
 
-    def _refuse_guessing(self, address: str) -> None:
+    def _refuse_guessing(self, place: tuple[str, str]) -> None:
         with self._lock:
-            held = self._failures.get(address)
+            held = self._failures.get(place)
             if held is None:
                 return
             now = self._monotonic()
@@ -151,11 +156,11 @@ class Door:
                 retry_after_seconds=wait,
             )
 
-    def _note_failure(self, address: str) -> None:
+    def _note_failure(self, place: tuple[str, str]) -> None:
         with self._lock:
-            held = self._failures.get(address, _Failures(FAILURES, self._monotonic()))
+            held = self._failures.get(place, _Failures(FAILURES, self._monotonic()))
             held.left -= 1
-            _put(self._failures, address, held, ADDRESSES)
+            _put(self._failures, place, held, ADDRESSES)
 
 
 def unknown_key() -> AccessError:

@@ -91,6 +91,11 @@ class Principal:
         """Whether the key has this right on this adaptation (its name without the tenant)."""
         return bool(self.grants & {Grant(right, ANY), Grant(right, target)})
 
+    def names(self, *rights: Right) -> frozenset[str] | None:
+        """On which adaptations the key has any of these rights; None for all."""
+        targets = {grant.target for grant in self.grants if grant.right in rights}
+        return None if ANY in targets else frozenset(targets - {BASE})
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:

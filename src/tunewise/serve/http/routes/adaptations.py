@@ -56,9 +56,8 @@ def _lists(routes: APIRouter, service: Service) -> None:
     @routes.get("/models", tags=["OpenAI"], summary="What a key may use")
     async def models(request: Request, after: After = "", limit: Limit = PAGE) -> JsonObject:
         principal = caller_of(request)
-        listed = await _page(service, principal, after, limit)
-        usable = [each for each in listed if principal.may(Right.USE, each.name)]
-        data = [_model_object(f"{principal.tenant}/{each.name}", each) for each in usable]
+        listed = await _page(service, principal, after, limit, Right.USE)
+        data = [_model_object(f"{principal.tenant}/{each.name}", each) for each in listed]
         if principal.may(Right.USE, BASE) and not after:
             data.insert(0, _base_object(service))
         more = len(listed) == limit
@@ -81,12 +80,8 @@ def _lists(routes: APIRouter, service: Service) -> None:
     @routes.get("/adaptations", tags=["Adaptations"], summary="A tenant's adaptations")
     async def adaptations(request: Request, after: After = "", limit: Limit = PAGE) -> JsonObject:
         principal = caller_of(request)
-        listed = await _page(service, principal, after, limit)
-        data = [
-            {"name": each.name, "created": int(each.created), **each.facts}
-            for each in listed
-            if any(principal.may(right, each.name) for right in Right)
-        ]
+        listed = await _page(service, principal, after, limit, *Right)
+        data = [{"name": each.name, "created": int(each.created), **each.facts} for each in listed]
         last = listed[-1].name if listed else after
         return {"object": "list", "data": data, "has_more": len(listed) == limit, "last": last}
 
@@ -189,9 +184,14 @@ def _actor(principal: Principal) -> str:
     return f"key {principal.key_id}"
 
 
-async def _page(service: Service, principal: Principal, after: str, limit: int) -> list[Listed]:
+async def _page(
+    service: Service, principal: Principal, after: str, limit: int, *rights: Right
+) -> list[Listed]:
+    """A page of what the key has any of these rights on: what it has not is in no page, and moves
+    no limit."""
+    tenant, only = principal.tenant, principal.names(*rights)
     return await in_thread(
-        service.pool, lambda: service.shelf.page(principal.tenant, after=after, limit=limit)
+        service.pool, lambda: service.shelf.page(tenant, after=after, limit=limit, only=only)
     )
 
 

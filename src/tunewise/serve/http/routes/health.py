@@ -46,7 +46,13 @@ def health_routes(service: Service) -> APIRouter:
             )
         whole = service.store is None or principal.tenant == service.settings.operator
         tenant, peers = None if whole else principal.tenant, service.peers
-        metrics = service.figures.metrics(tenant) if peers is None else await peers.figures(tenant)
-        return Response(text_of(metrics), media_type=PROMETHEUS)
+        if peers is None:
+            content = await in_thread(
+                service.pool, lambda: text_of(service.figures.metrics(tenant))
+            )
+        else:
+            metrics = await peers.figures(tenant)
+            content = await in_thread(service.pool, lambda: text_of(metrics))
+        return Response(content, media_type=PROMETHEUS)
 
     return routes
