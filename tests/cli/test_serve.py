@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,39 @@ def test_what_the_engine_is_given(
     ((base, settings),) = seen
     assert settings.weights == weights
     assert dtype is None or base.dtype_name == dtype
+
+
+def test_a_port_that_is_taken_is_told_before_the_base_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunewise.model.base.load_base", lambda *a, **k: pytest.fail("slow work"))
+    place = ("--registry", tmp_path / "registry")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = tunewise("serve", *place, "--open", "--port", port)
+        assert done.code == 3
+        assert f"127.0.0.1:{port}: Address already in use" in done.err
+    done = tunewise("serve", *place, "--open", "--host", "192.0.2.1")
+    assert done.code == 2
+    assert "for this machine alone" in done.err
+    done = tunewise("serve", *place, "--host", "192.0.2.1")
+    assert done.code == 3
+    assert "192.0.2.1:8000" in done.err
+
+
+def test_who_has_made_no_key_is_told(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunewise.serve.http.server.serve", lambda service, **k: service.engine.close())
+    place = ("--registry", tmp_path / "registry")
+    flags = (*place, "--base", tiny_folder, "--port", "0")
+    assert "no key was made yet" in tunewise("serve", *flags).err
+    assert "no key" not in tunewise("serve", *flags, "--open").err
+    assert tunewise("keys", "tenant", "acme", *place).code == 0
+    assert tunewise("keys", "create", "acme", "--right", "use", *place).code == 0
+    assert "no key" not in tunewise("serve", *flags).err
 
 
 @pytest.mark.parametrize(

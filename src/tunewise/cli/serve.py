@@ -78,7 +78,7 @@ def serve_command(**values: Any) -> None:
     """
     try:
         from tunewise.serve.http.logs import handlers_to
-        from tunewise.serve.http.server import serve
+        from tunewise.serve.http.server import refuse_strangers, refuse_taken, serve
     except ImportError as error:
         raise ConfigError(
             "the server is not installed",
@@ -92,7 +92,15 @@ def serve_command(**values: Any) -> None:
     if values["replicas"] is not None:
         run_replicas(_service, _settings(values), values)
         return
+    refuse_strangers(values["host"], unlocked=values["unlocked"])
+    refuse_taken(values["host"], values["port"])
     service = _service(values)
+    if service.store is not None and not service.store.list_keys():
+        click.echo(
+            "no key was made yet, and nobody gets in without one: "
+            "`tunewise keys tenant NAME`, then `tunewise keys create NAME --right use`",
+            err=True,
+        )
     serve(service, host=values["host"], port=values["port"])
 
 

@@ -8,6 +8,7 @@ stored. What has not ended after `drain_seconds` is broken off. A second signal 
 from __future__ import annotations
 
 import math
+import socket
 import time
 from types import FrameType
 
@@ -87,6 +88,30 @@ def configuration(service: Service, *, host: str, port: int) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, round(service.settings.drain_seconds)),
         lifespan="on",
     )
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """See that an address can be listened on, before a base is loaded for it.
+
+    Args:
+        host: address to listen on.
+        port: to listen on; 0 for any.
+
+    Raises:
+        UnavailableError: it cannot; another program listens there, or it is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            # As the server will: a port that was closed a moment ago is free.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((host, port))
+    except OSError as error:
+        raise UnavailableError(
+            "the server cannot listen there",
+            found=f"{host}:{port}: {error.strerror or error}",
+            fix="choose another --host or --port, or end what listens there",
+        ) from error
 
 
 def serve(service: Service, *, host: str, port: int) -> None:
