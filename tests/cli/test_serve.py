@@ -72,7 +72,9 @@ def test_a_port_that_is_taken_is_told_before_the_base_is_loaded(
 def test_who_has_made_no_key_is_told(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunewise.serve.http.server.serve", lambda service, **k: service.engine.close())
+    monkeypatch.setattr(
+        "tunewise.serve.http.server.serve", lambda service, **k: service.engine.close()
+    )
     place = ("--registry", tmp_path / "registry")
     flags = (*place, "--base", tiny_folder, "--port", "0")
     assert "no key was made yet" in tunewise("serve", *flags).err

@@ -102,17 +102,32 @@ def choose_columns(
 def _check_named(columns: list[str], options: TaskOptions) -> None:
     for role in ("input", "output", "references", "domain", "group", "id"):
         name = getattr(options, role)
-        if name is None or name in columns:
-            continue
-        folded = {column.lower(): column for column in columns}
-        close = difflib.get_close_matches(name.lower(), list(folded), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(folded[match]) for match in close)}?"
-        raise DataError(
-            f"there is no column {name!r} for --{role}",
-            found=f"columns: {', '.join(columns)}",
-            expected="the name of a column",
-            fix=hint if close else f"use --{role} with one of these columns",
-        )
+        if name is not None:
+            check_column(name, role, columns)
+
+
+def check_column(name: str, role: str, columns: Sequence[str]) -> None:
+    """Refuse a name that no column has.
+
+    Args:
+        name: as given.
+        role: what the column is to be, which is the flag's name.
+        columns: that there are.
+
+    Raises:
+        DataError: with the names that are close.
+    """
+    if name in columns:
+        return
+    folded = {column.lower(): column for column in columns}
+    close = difflib.get_close_matches(name.lower(), list(folded), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(folded[match]) for match in close)}?"
+    raise DataError(
+        f"there is no column {name!r} for --{role}",
+        found=f"columns: {', '.join(columns)}",
+        expected="the name of a column",
+        fix=hint if close else f"use --{role} with one of these columns",
+    )
 
 
 def _side_columns(

@@ -22,7 +22,9 @@ class TaskOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    input: str | None = Field(None, description="column with the text that is given")
+    input: str | None = Field(
+        None, description="column with the text that is given; several: Subject,Body"
+    )
     output: str | None = Field(None, description="column with the answer")
     references: str | None = Field(
         None, description="column with a list of further accepted answers"

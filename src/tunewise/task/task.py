@@ -20,6 +20,7 @@ from tunewise.task.check import (
     make_warnings,
 )
 from tunewise.task.columns import ColumnChoice, choose_columns
+from tunewise.task.joined import with_joined_input
 from tunewise.task.kind import as_text, default_instruction, detect_kind
 from tunewise.task.load import read_source
 from tunewise.task.options import TaskOptions
@@ -64,7 +65,7 @@ def load_task(source: str, options: TaskOptions) -> LoadedTask:
         ConfigError: the metric does not fit the kind.
         UnavailableError: a data set of the Hub cannot be reached.
     """
-    splits = read_source(source)
+    splits = with_joined_input(read_source(source), options)
     records = [record for part in splits.values() for record in part]
     _check_count(len(records), "")
     columns = choose_columns(records, options)
@@ -129,7 +130,7 @@ def rows_from(
     Raises:
         DataError: the rows cannot be used, or have a label that the adaptation does not know.
     """
-    splits = read_source(source)
+    splits = with_joined_input(read_source(source), options)
     if splits.get("test"):
         splits = {"test": splits["test"]}
     records = [record for part in splits.values() for record in part]
