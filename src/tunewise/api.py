@@ -68,7 +68,7 @@ def compare(
         InputError: the run cannot be made.
         RunError: it could not finish; the same call goes on from there.
     """
-    from tunewise.cli.show import bars
+    from tunewise.cli.progress import bars
     from tunewise.pipeline import compare as run_all
 
     what_matters = priorities_from(None, dict(priorities or {}))

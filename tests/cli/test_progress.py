@@ -8,17 +8,15 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from tunewise.cli import show
-from tunewise.cli.show import Bars, Lines
-from tunewise.measure.evidence import NOT_ASKED, Answered, Evidence
-from tunewise.planning.records import JobPlan, RunPlan
+from tunewise.cli import progress as told_progress
+from tunewise.cli.progress import Bars, Lines
 
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the error stream is given."""
     text = io.StringIO()
-    monkeypatch.setattr(show, "ERR", Console(file=text, width=200))
+    monkeypatch.setattr(told_progress, "ERR", Console(file=text, width=200))
     return text
 
 
@@ -60,16 +58,6 @@ def test_a_log_is_told_once_a_minute_how_far_a_long_piece_is(told: io.StringIO) 
     ]
 
 
-def test_a_long_plan_says_how_it_would_take_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    for seconds, climbs, wanted in ((4000.0, False, True), (4000.0, True, True), (60.0, 0, False)):
-        text = io.StringIO()
-        monkeypatch.setattr(show, "OUT", Console(file=text, width=120))
-        job = JobPlan("lora", 0, 10, 10, 0, False, seconds, 0.0, 1)
-        show.show_plan(RunPlan((job,), (), 20, 1.0, climbs=bool(climbs)))
-        assert ("`--budget 20min` keeps to a time" in text.getvalue()) == wanted
-        assert ("or --climb" in text.getvalue()) == (wanted and not climbs)
-
-
 def test_nothing_planned_is_no_division(told: io.StringIO) -> None:
     now = [0.0, 61.0]
     lines = Lines(lambda: now.pop(0))
@@ -81,7 +69,11 @@ def test_nothing_planned_is_no_division(told: io.StringIO) -> None:
 def test_the_bar_of_all_work_shows_the_time_that_is_told() -> None:
     text = io.StringIO()
     console = Console(file=text, width=120, force_terminal=True)
-    columns = (TextColumn("{task.description}"), TextColumn("{task.percentage:.0f}%"), show._Left())
+    columns = (
+        TextColumn("{task.description}"),
+        TextColumn("{task.percentage:.0f}%"),
+        told_progress._Left(),
+    )
     with Progress(*columns, console=console, auto_refresh=False) as progress:
         bars = Bars(progress)
         bars.begin("asking: Fragility", 2, 9)
@@ -91,21 +83,3 @@ def test_the_bar_of_all_work_shows_the_time_that_is_told() -> None:
     shown = text.getvalue()
     assert "30%" in shown
     assert "about 25 min" in shown
-
-
-def test_questions_left_out_for_their_cost_share_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = io.StringIO()
-    monkeypatch.setattr(show, "OUT", Console(file=text, width=80))
-    nothing = Answered(())
-    show._show_evidence(
-        (
-            Evidence("accuracy", "Where it is right", "?", Answered((), ("It is right.", "More."))),
-            Evidence("structure", "Structure", "?", nothing, absent="the answers are no JSON"),
-            Evidence("update", "Update", "?", nothing, f"{NOT_ASKED}too dear", {}, 18_660),
-            Evidence("fragility", "Fragility", "?", nothing, f"{NOT_ASKED}too dear", {}, 57_657),
-        )
-    )
-    told = " ".join(text.getvalue().split())
-    assert "Where it is right: It is right. (and 1 more) Structure: not answered: the" in told
-    assert "are kept for questions: fragility 57,657, update 18,660;" in told
-    assert "too dear" not in told

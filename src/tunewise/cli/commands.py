@@ -119,7 +119,8 @@ def compare_command(
             )
         _plan(config, as_json)
         return
-    from tunewise.cli.show import bars, show_comparison
+    from tunewise.cli.progress import bars
+    from tunewise.cli.show import show_comparison
     from tunewise.pipeline import compare
 
     folder = config.usual_folder if out is None else out
@@ -237,7 +238,8 @@ def _answers(inputs: Sequence[str], answers: Sequence[Answer]) -> list[dict[str,
 def measure_command(adaptation: Path, data: str | None, as_json: bool, **values: Any) -> None:
     """Measure a stored ADAPTATION on the rows of DATA (its test rows where it has splits)."""
     from tunewise.adaptation.store import load
-    from tunewise.cli.show import bars, show_mapping
+    from tunewise.cli.progress import bars
+    from tunewise.cli.show import show_mapping
     from tunewise.steps import base_for, measure, score_summary
     from tunewise.task.task import rows_from
 

@@ -83,7 +83,7 @@ def _settings(method: Method, table: Mapping[str, Any], flags: Mapping[str, Any]
 def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     from tunewise.adaptation.checkpoint import clear_state
     from tunewise.adaptation.store import folder_bytes, load, save
-    from tunewise.cli.show import bars
+    from tunewise.cli.progress import bars
     from tunewise.model.ledger import UNIT
     from tunewise.steps import check_fresh, described, fit, measure, prepare, score_summary
 

@@ -90,7 +90,7 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
 @data_options
 def measure_command(reference: str, data: str | None, as_json: bool, **values: Any) -> None:
     """Measure a version on the rows of DATA and store its scores, row by row."""
-    from tunewise.cli.show import bars
+    from tunewise.cli.progress import bars
     from tunewise.serve.registry.gate import Scores, rows_hash
     from tunewise.serve.registry.intake import check_folder
     from tunewise.steps import base_for, measure, score_summary

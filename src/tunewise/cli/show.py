@@ -1,23 +1,11 @@
-"""What the terminal shows: progress, the table, the recommendation, the data check."""
+"""What the terminal shows: the table, the recommendation, the plan, the data check."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from tunewise.cli.layout import choose_columns, hang, lines_of
@@ -28,124 +16,14 @@ if TYPE_CHECKING:
     from tunewise.measure.evidence import Evidence
     from tunewise.planning.records import JobPlan, RunPlan
 
-ERR = Console(stderr=True)
 OUT = Console()
 # Columns of the comparison that give way on a narrow terminal, the first to go first.
 _GIVE_WAY = ("fit seconds", "parts", "validation", "failed", "size", "ms/row")
-# Between two lines that tell what is left.
-_LINE_SECONDS = 60.0
 # A run that is planned to take longer is told how it would take less.
 _LONG_SECONDS = 3600.0
+# From here on a number is shown with one decimal place.
+_MANY = 1000
 _WORDS = frozenset({"", "method", "parts"})
-
-
-class _Left(TimeRemainingColumn):
-    """Time left: as it is told, else as the bar's own speed has it."""
-
-    def render(self, task: Task) -> Text:
-        told = task.fields.get("seconds_left")
-        if told is None:
-            return super().render(task)
-        return Text(f"about {duration(told)}", style="progress.remaining")
-
-
-class _Rate(ProgressColumn):
-    """Token passes or rows a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        unit = task.fields.get("unit", "tokens")
-        return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="dim")
-
-
-class Bars:
-    """Two bars: the fits of the run, and the work of the present one."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._all = progress.add_task("", total=None, visible=False)
-        self._one = progress.add_task("", total=None, visible=False)
-
-    def say(self, text: str) -> None:
-        """One line that stays."""
-        self._progress.console.print(Text(text), style="dim", soft_wrap=True)
-
-    def begin(self, text: str, number: int, of: int, unit: str = "tokens") -> None:
-        """A piece of long work begins."""
-        if of > 1:
-            self._progress.update(
-                self._all,
-                description=f"{number} of {of}",
-                completed=number - 1,
-                total=of,
-                visible=True,
-            )
-        self._progress.reset(self._one, description=text, total=None, visible=True, unit=unit)
-
-    def work(self, done: int, total: int | None, text: str) -> None:
-        """How far that piece is."""
-        self._progress.update(self._one, completed=done, total=total)
-
-    def whole(self, done: int, total: int, seconds_left: float) -> None:
-        """How far everything is."""
-        self._progress.update(self._all, completed=done, total=total, seconds_left=seconds_left)
-
-
-class Lines:
-    """One line per piece of work, where the error stream is no terminal.
-
-    Args:
-        clock: tells seconds; a minute at least lies between two lines that tell how far it is.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._told_at: float | None = None
-        self._piece, self._piece_at = "", math.inf
-
-    def say(self, text: str) -> None:
-        """One line that stays."""
-        ERR.print(Text(text), soft_wrap=True)
-
-    def begin(self, text: str, number: int, of: int, unit: str = "tokens") -> None:
-        """A piece of long work begins."""
-        self._piece, self._piece_at = text, self._clock()
-        self.say(f"[{number}/{of}] {text}")
-
-    def work(self, done: int, total: int | None, text: str) -> None:
-        """How far that piece is, once a minute, unless all pieces together are told."""
-        now = self._clock()
-        if total and self._told_at is None and now - self._piece_at >= _LINE_SECONDS:
-            self._piece_at = now
-            self.say(f"{self._piece}: {100 * done / total:.0f}%")
-
-    def whole(self, done: int, total: int, seconds_left: float) -> None:
-        """How far everything is, once a minute."""
-        now = self._clock()
-        if self._told_at is None:
-            self._told_at = now
-        elif now - self._told_at >= _LINE_SECONDS:
-            self._told_at = now
-            self.say(f"{100 * done / max(total, 1):.0f}% done, about {duration(seconds_left)} left")
-
-
-@contextmanager
-def bars() -> Iterator[Bars | Lines]:
-    """Progress bars on the error stream while the context lasts; lines where it is no terminal."""
-    if not ERR.is_terminal:
-        yield Lines()
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"),
-        _Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        _Left(),
-    )
-    with Progress(*columns, console=ERR, transient=True, speed_estimate_period=120) as progress:
-        yield Bars(progress)
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -308,7 +186,14 @@ def show_mapping(content: Mapping[str, Any], indent: int = 0) -> None:
                 else:
                     _line(" " * (indent + 2) + str(item), indent=indent + 4)
         elif value not in (None, "", [], ()):
-            _line(f"{label}: {value}", indent=indent + 4)
+            _line(f"{label}: {_plain(value)}", indent=indent + 4)
+
+
+def _plain(value: Any) -> str:
+    """A fact as text; of a number that was computed as many digits as say something."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.1f}" if abs(value) >= _MANY else f"{value:.4g}"
 
 
 def show_table(headers: list[str], rows: list[list[str]], below: list[list[str]]) -> None:
