@@ -65,7 +65,10 @@ def test_a_weak_label_and_false_sureness_are_named() -> None:
     answered = ask(context)
     told = " ".join(answered.findings)
     assert "rows labelled b" in told
-    assert "lora is surer than right: stated minus met is 35.0" in told
+    assert (
+        "lora is surer than right: its mean probability minus its share of right answers is 35.0"
+        in told
+    )
     over = figure(answered, "overconfidence")
     assert over.value == pytest.approx(0.95 - 0.6)
     assert over.higher_is_better is None

@@ -100,7 +100,7 @@ def _show(found: Advice) -> None:
 
 def _odds_table(prior: Prior) -> tuple[list[str], list[list[str]]]:
     """Titles and cells, from cheapest to dearest family."""
-    headers = ["", "near best", "95% interval", "lost", "above base"]
+    headers = ["", "near best", "95% interval", "points lost", "points above base"]
     wanted = any(each.reached is not None for each in prior.odds)
     return headers + (["reached"] if wanted else []), [
         _cells(prior, each) + ([f"{each.reached} of {each.runs}"] if wanted else [])

@@ -224,7 +224,10 @@ def _findings(
             continue
         if each.low is not None and each.high is not None and not each.low <= 0 <= each.high:
             what = "is surer than right" if each.value > 0 else "is right more often than it says"
-            told.append(f"{each.about} {what}: stated minus met is {interval_text(each)} points.")
+            told.append(
+                f"{each.about} {what}: its mean probability minus its share of right answers is "
+                f"{interval_text(each)} points."
+            )
     return tuple(told)
 
 

@@ -291,7 +291,7 @@ def _findings(found: Sequence[Measurement]) -> tuple[str, ...]:
         if each.high <= 0:
             told.append(f"As it is, the base reads nothing of the answer out of a row: {limits}.")
         else:
-            told.append(f"A row takes {limits} off the base's surprise at its answer.")
+            told.append(f"Reading a row makes its answer {limits} less surprising to the base.")
     words = {
         (each.of.part["words"], each.of.part["where"]): each
         for each in figures(found, "word_surprise")
