@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serve.registry.postgres import Server, emptied
 from tests.serve.registry.samples import Clock, constant, registered, stored
 
 from tunewise.errors import ConfigError, UnavailableError
@@ -22,22 +21,6 @@ from tunewise.serve.registry.registry import Registry
 
 # PostgreSQL holds no NUL; a lone surrogate has no bytes in either database.
 UNSTORABLE = ["a\0b", "\0", "a\ud800b"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    made.start()
-    yield made
-    made.remove()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'registry.db'}"
-    return emptied(request.getfixturevalue("server").url)
 
 
 @pytest.fixture

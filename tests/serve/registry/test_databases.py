@@ -25,22 +25,6 @@ from tunewise.serve.registry.registry import Registry
 from tunewise.serve.registry.tables import METADATA
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    made.start()
-    yield made
-    made.remove()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'registry.db'}"
-    return emptied(request.getfixturevalue("server").url)
-
-
 @pytest.fixture
 def registry(place: str, tmp_path: Path) -> Iterator[Registry]:
     opened = Registry.open(place, files=str(tmp_path / "files"))
