@@ -15,10 +15,8 @@ it was interrupted, whichever of the two began it. Errors are those of `tunewise
 from __future__ import annotations
 
 import difflib
-import json
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -31,6 +29,7 @@ from tunewise.compare.contract import Comparison
 from tunewise.compare.priorities import priorities_from
 from tunewise.config import RunConfig
 from tunewise.errors import ConfigError
+from tunewise.task.in_memory import source_of
 from tunewise.task.options import TaskOptions, merge
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from tunewise.adaptation.readout import Answer
     from tunewise.model.base import Base
 
-_SPLITS = ("train", "validation", "test")
-_IN_MEMORY = "rows"
 # Given by `compare` itself.
 _OWN = {"source", "options"}
 
@@ -73,7 +70,7 @@ def compare(
 
     what_matters = priorities_from(None, dict(priorities or {}))
     typed = ", ".join([_shown(data), *(f"{name}={value!r}" for name, value in told.items())])
-    with _source_of(data) as (source, name):
+    with source_of(data) as (source, name):
         config = _config(source, {"name": name} | told)
         folder = config.usual_folder if out is None else Path(out)
         with bars() if progress else nullcontext(_Silent()) as reporter:
@@ -235,7 +232,7 @@ class Model:
         from tunewise.task.task import rows_from
 
         spec = self.adaptation.spec
-        with _source_of(data) as (source, name):
+        with source_of(data) as (source, name):
             options = merge(TaskOptions.model_validate({}), **({"name": name} | about))
             rows = rows_from(source, options, spec)
         return score_summary(measure(self.base, self.adaptation, rows), spec)
@@ -294,44 +291,6 @@ def _config(source: str, told: Mapping[str, Any]) -> RunConfig:
             found="\n    ".join(faults),
             expected="values as `RunConfig` has them",
             fix="correct the options named above",
-        ) from error
-
-
-@contextmanager
-def _source_of(data: Any) -> Iterator[tuple[str, str | None]]:
-    """A source that can be read while the context lasts, and a name for what has none."""
-    if isinstance(data, str | Path):
-        yield str(data), None
-        return
-    splits = data if isinstance(data, Mapping) else {_IN_MEMORY: data}
-    if isinstance(data, Mapping) and not {*data} <= {*_SPLITS}:
-        raise ConfigError(
-            "the data cannot be read",
-            found=f"a mapping with {', '.join(map(str, data))}",
-            expected=f"{', '.join(_SPLITS)}, each with its rows",
-            fix="name the splits so, or give the rows alone",
-        )
-    with tempfile.TemporaryDirectory(prefix="tunewise-") as folder:
-        files = [Path(folder) / f"{name}.jsonl" for name in splits]
-        for file, rows in zip(files, splits.values(), strict=True):
-            file.write_text(_lines(rows), encoding="utf-8")
-        yield folder if isinstance(data, Mapping) else str(files[0]), _IN_MEMORY
-
-
-def _lines(rows: Any) -> str:
-    """Rows as JSON lines."""
-    # Polars, Arrow and `datasets` have this; pandas itself has the other.
-    frame = rows.to_pandas() if hasattr(rows, "to_pandas") else rows
-    if hasattr(frame, "to_json"):
-        return str(frame.to_json(orient="records", lines=True, force_ascii=False))
-    try:
-        return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in frame)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            "the rows cannot be read",
-            found=f"{type(rows).__name__}: {error}",
-            expected="a path, a data frame, or a sequence of mappings of column to text or number",
-            fix='compare([{"text": "...", "label": "..."}, ...])',
         ) from error
 
 

@@ -173,6 +173,7 @@ def test_without_a_folder_it_lies_where_the_command_puts_it(
         (7, {}, "rows cannot be read"),
         (None, {}, "rows cannot be read"),
         ([{"text": object(), "label": "a"}], {}, "rows cannot be read"),
+        (pd.DataFrame([["x", "y"]], columns=["text", "text"]), {}, "rows cannot be read"),
         ({"train": ROWS, "exam": ROWS}, {}, "exam"),
     ],
 )

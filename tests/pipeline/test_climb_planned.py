@@ -36,7 +36,7 @@ class PlantedPlanner:
         self, method: Any, seed: int, budget: int, *, trial: Callable[[Any], Any] | None = None
     ) -> JobPlan:
         kind = "whole" if trial is None else "trial"
-        if {method.name, f"{method.name} {kind}"} & self.dear:
+        if {method.name, f"{method.name} {kind}", f"{method.name} {seed}"} & self.dear:
             raise BudgetTooSmallError("too dear")
         seconds = self.costs[method.name] * budget
         return JobPlan(method.name, seed, budget, 0, 0, False, seconds, 0.0, 1, trial is not None)
@@ -84,6 +84,13 @@ def test_what_is_too_dear_for_a_trial_is_whole_and_what_is_too_dear_whole_is_lef
     assert [job.method for job in found.jobs if job.trial] == ["soft_prompt", "prefix"]
     assert {job.method for job in found.jobs if not job.trial} == {*NAMES} - {"full"}
     assert [each.method for each in found.skipped] == ["full"]
+
+
+def test_a_seed_that_is_too_dear_is_left_out_alone() -> None:
+    costs = dict.fromkeys(NAMES, 1.0) | {"full": 3.0}
+    found = plan(planted(costs, frozenset({"full 1"})))
+    assert [job.seed for job in found.jobs if job.method == "full" and not job.trial] == [0, 2]
+    assert found.skipped == ()
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -126,7 +126,7 @@ class GradientMethod:
             renderer: of the prompt that the fit starts from.
             parts: of the start. Those inside the model are attached here, and none before.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each method that trains has its own
 
     def candidates(self, settings: Any) -> tuple[Candidate, ...]:
         """What races: the learning rates, unless one is given."""

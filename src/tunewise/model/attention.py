@@ -112,7 +112,7 @@ def _attend(
             )
             return fused.transpose(1, 2)
         # The queries are scaled, which are fewer numbers than the scores.
-        mixed: Tensor = _InBlocks.apply(query * scale, key, value, attention_mask)  # type: ignore[no-untyped-call]  # torch's
+        mixed: Tensor = _InBlocks.apply(query * scale, key, value, attention_mask)  # type: ignore[no-untyped-call]  # torch has no types there
         return mixed
     stacked = (query * scale).reshape(rows, groups, -1, width)
     scores = (stacked @ key.transpose(2, 3)).view(rows, groups, -1, tokens, length)

@@ -110,7 +110,7 @@ class _Laid:
 
     def apply(self, rows: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
-        product: Tensor = _Product.apply(rows, self)  # type: ignore[no-untyped-call]  # torch's
+        product: Tensor = _Product.apply(rows, self)  # type: ignore[no-untyped-call]  # torch has no types there
         return product
 
 
@@ -152,7 +152,7 @@ def _eligible(module: nn.Linear) -> bool:
 
 def lays_out(base: Base) -> bool:
     """Whether this build of PyTorch has these operations and gets the same from them."""
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch has no types there
     if not available or base.dtype not in _DTYPES:
         return False
     rows = torch.ones(3, 32, dtype=base.dtype)
