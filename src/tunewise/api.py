@@ -4,7 +4,7 @@
 
     run = compare("tickets.csv", input="text", output="label", budget="20min")
     print(run)                                   # the recommendation, with its reasons
-    pandas.DataFrame(run.table())                # a line for every method
+    pandas.DataFrame(run.table())                # a line for every method fitted
     run.model().answer("My card never arrived")  # by what was recommended
     load("ada/lora").answer("My card never arrived")
 
@@ -49,7 +49,10 @@ def compare(
     priorities: Mapping[str, Any] | None = None,
     **told: Any,
 ) -> Run:
-    """Fit every method at an equal budget, measure them on the same rows, recommend one.
+    """Fit methods at an equal budget, measure them on the same rows, recommend one.
+
+    Methods are climbed from the cheapest rung up while it pays, unless `climb=False` or `methods`
+    names those that are wanted.
 
     Args:
         data: a file, a folder or a data set id, as the command takes them; or rows: a data frame,

@@ -42,7 +42,11 @@ class RunConfig(BaseModel):
     budget: str = Field(
         "default", description="token passes per fit: a number, 50k, a name; or 20min"
     )
-    climb: bool = Field(False, description="climb from rung to rung while it pays; no: fit all")
+    climb: bool | None = Field(
+        None,
+        description="climb from rung to rung while it pays; no: fit all; "
+        "None: climb, unless methods are named",
+    )
     settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings by method"
     )
@@ -54,6 +58,11 @@ class RunConfig(BaseModel):
     question_settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings by question"
     )
+
+    @property
+    def climbs(self) -> bool:
+        """Whether only what pays is fitted; who names methods wants those beside each other."""
+        return not self.methods if self.climb is None else self.climb
 
     @property
     def usual_folder(self) -> Path:
@@ -71,7 +80,7 @@ class RunConfig(BaseModel):
     def _hash(self, **besides: str) -> str:
         # What is asked afterwards changes no fit: a finished run can be asked more.
         beside = {"base", "dtype", "source", "questions", "question_settings"}
-        asked = self.model_dump(mode="json", exclude=beside)
+        asked = self.model_dump(mode="json", exclude=beside) | {"climb": self.climbs}
         text = json.dumps({**asked, **besides}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

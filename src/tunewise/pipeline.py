@@ -96,7 +96,7 @@ def compare(
         jobs = Jobs(ground, settings, budget, out, reporter)
         started = _started(out)
         _announce(config, questions, asked, jobs)
-        fitted, left_out = _fit(jobs, asked, climbing=config.climb)
+        fitted, left_out = _fit(jobs, asked, climbing=config.climbs)
     except InputError:
         # What was fitted before the fault is kept: the mended command may go on from it.
         if not resumed:

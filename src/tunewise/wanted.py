@@ -130,6 +130,6 @@ def plan_of(
         budget: token passes per fit.
     """
     limit = questions_limit(config, budget)
-    if config.climb:
+    if config.climbs:
         return at_most(planner, skipped, budget, limit)
     return planner.plan(skipped, budget, limit)

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.planted import two_labels, write_rows
 from tests.cli.terminal import Done, tunewise
 
-RUN = ("--seeds", "2", "--budget", "20k")
+RUN = ("--all", "--seeds", "2", "--budget", "20k")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -32,7 +32,7 @@ def plan(tiny: Path, folder: Path, *flags: object) -> Done:
 
 
 def test_all_methods_are_planned_as_json(tiny_folder: Path, tmp_path: Path) -> None:
-    done = plan(tiny_folder, tmp_path, "--seeds", "2", "--budget", "20k", "--json")
+    done = plan(tiny_folder, tmp_path, "--all", "--seeds", "2", "--budget", "20k", "--json")
     assert done.code == 0, done.err
     told = done.json
     assert told["budget"] == {"unit": "token_passes", "per_method": 20_000}

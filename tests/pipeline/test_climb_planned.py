@@ -15,10 +15,12 @@ from tests.cli.terminal import tunewise
 from tests.pipeline.test_climb import run
 
 from tunewise.climb import TRIAL_SHARE, at_most
+from tunewise.config import RunConfig
 from tunewise.errors import BudgetTooSmallError
 from tunewise.methods._registry import find_method
 from tunewise.planning.records import JobPlan, RunPlan
 from tunewise.planning.within import plan_within
+from tunewise.task.options import TaskOptions
 
 BUDGET = 1000
 NAMES = ("zero_shot", "few_shot", "prompt_search", "soft_prompt", "prefix", "lora", "full")
@@ -161,3 +163,32 @@ def test_a_time_pays_for_more_where_it_climbs() -> None:
     assert climbed.budget == 120_000
     assert plan_within(everything, 1e6).budget == 50_000
     assert climbed.seconds <= 1e6
+
+
+@pytest.mark.parametrize(
+    ("flags", "climbs"),
+    [
+        ([], True),
+        (["--all"], False),
+        (["--methods", "zero_shot,soft_prompt,lora"], False),
+        (["--methods", "zero_shot,soft_prompt,lora", "--climb"], True),
+    ],
+)
+def test_a_comparison_climbs_unless_all_is_asked_for_or_methods_are_named(
+    tmp_path: Path, tiny_folder: Path, flags: list[str], climbs: bool
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
+    always = ("--base", tiny_folder, "--plan", "--budget", "120k", "--seeds", "1", "--json")
+    done = tunewise("compare", data, *always, *flags)
+    assert done.code == 0, done.err
+    assert done.json["at_most"] is climbs
+
+
+def test_a_run_goes_on_whether_its_climb_was_typed_or_not() -> None:
+    def identity(**told: object) -> str:
+        config = RunConfig.model_validate({"source": "x", "options": TaskOptions(), **told})
+        return config.plan("hash")
+
+    assert identity() == identity(climb=True) != identity(climb=False)
+    some = {"methods": ("lora", "full")}
+    assert identity(**some) == identity(**some, climb=False) != identity(**some, climb=True)

@@ -35,7 +35,7 @@ def _start(arguments: list[str]) -> subprocess.Popen[str]:
 
 def _stop_at(process: subprocess.Popen[str], place: Path, how: signal.Signals) -> tuple[int, str]:
     """Send a signal as soon as something appears; returns the exit code and what was said."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not place.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until

@@ -59,7 +59,7 @@ def advise_command(data: str | None, as_json: bool, **values: Any) -> None:
         methods=parse_methods(rest["methods"]),
         seeds=parse_seeds(rest["seeds"]),
         budget="default" if rest["budget"] is None else rest["budget"],
-        climb=False,
+        climb=None,
         questions=(),
     )
     from tunewise.pipeline import advise

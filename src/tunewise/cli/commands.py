@@ -59,9 +59,9 @@ def typed_command() -> str:
 @click.option(
     "--climb/--all",
     "climb",
-    default=False,
+    default=None,
     help="from the cheapest rung up, each from the best prompt, while it pays; or all of them  "
-    "[default: all]",
+    "[default: climb, or all that --methods names]",
 )
 @click.option(
     "--questions",
@@ -83,9 +83,14 @@ def typed_command() -> str:
 @priority_options()
 @data_options
 def compare_command(
-    data: str | None, out: Path | None, climb: bool, plan_only: bool, as_json: bool, **values: Any
+    data: str | None,
+    out: Path | None,
+    climb: bool | None,
+    plan_only: bool,
+    as_json: bool,
+    **values: Any,
 ) -> None:
-    """Fit every method at an equal budget, measure them on the same rows, recommend one.
+    """Fit methods at an equal budget, measure them on the same rows, recommend one.
 
     DATA is a JSONL, JSON, CSV, TSV or Parquet file, a folder with train, validation and test
     files, or a data set id. The same command goes on where an interrupted one was.

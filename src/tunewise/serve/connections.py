@@ -1,7 +1,8 @@
 """How SQLite and PostgreSQL are connected to, so that both behave alike.
 
 Neither is waited for without end: not for a lock that another writer holds, not for a machine that
-is gone. And neither takes text that the other could not hold.
+is gone, not for a server that is there and says nothing. And neither takes text that the other
+could not hold.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from tunewise.errors import ConfigError
 
+if TYPE_CHECKING:
+    import psycopg
+
 WAIT_SECONDS = 20
+# For an answer of PostgreSQL's, which itself may wait for a lock.
+ANSWER_SECONDS = 3 * WAIT_SECONDS
 
 
 def engine_for(url: URL, pool: int) -> Engine:
@@ -54,7 +60,8 @@ def _postgres(url: URL, pool: int) -> Engine:
     chosen = {name: value for name, value in waits.items() if name not in url.query}
     try:
         # A connection that died while it lay in the pool is found out before it is used.
-        return create_engine(url, pool_size=pool, pool_pre_ping=True, connect_args=chosen)
+        engine = create_engine(url, pool_size=pool, pool_pre_ping=True, connect_args=chosen)
+        connect = _impatient()
     except ModuleNotFoundError as error:
         raise ConfigError(
             "the driver for PostgreSQL is not installed",
@@ -62,6 +69,48 @@ def _postgres(url: URL, pool: int) -> Engine:
             expected="the extra `postgres`",
             fix="pip install 'tunewise[postgres]'",
         ) from error
+    event.listen(engine, "do_connect", lambda _, __, given, named: connect(*given, **named))
+    return engine
+
+
+def _impatient() -> Callable[..., psycopg.Connection[Any]]:
+    """How to connect so that a connection whose answer is overdue is closed.
+
+    A server that is stopped, or waits for its disk, keeps its connections: the machine below it
+    acknowledges what it is sent, so that no setting of TCP's ever finds out.
+    """
+    import psycopg
+
+    class Impatient(psycopg.Connection[Any]):
+        def wait(self, gen: Generator[Any, Any, Any], *given: Any, **named: Any) -> Any:
+            try:
+                return super().wait(_until(gen, time.monotonic() + ANSWER_SECONDS), *given, **named)
+            except TimeoutError as error:
+                self.pgconn.finish()  # so the pool knows that it is of no more use
+                raise psycopg.OperationalError(f"no answer in {ANSWER_SECONDS} s") from error
+
+    return Impatient.connect
+
+
+def _until(waiting: Generator[Any, Any, Any], end: float) -> Generator[Any, Any, Any]:
+    """What a driver waits for, until it comes or the time is over.
+
+    Args:
+        waiting: yields what it waits for; is sent what came, and nothing from time to time.
+        end: of `time.monotonic`.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
+    try:
+        wanted = next(waiting)
+        while True:
+            came = yield wanted
+            if not came and time.monotonic() > end:
+                raise TimeoutError
+            wanted = waiting.send(came)
+    except StopIteration as done:
+        return done.value
 
 
 def _begin_by_hand(connection: Any, _: object) -> None:

@@ -9,8 +9,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -82,6 +85,19 @@ class Server:
     def stop(self, how: str = "immediate") -> None:
         """Stop at once, whatever is going on."""
         self._run("pg_ctl", "-D", self._data, "-m", how, "-w", "stop", check=False)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All its processes are halted; the machine below still takes what is sent to them."""
+        first = psutil.Process(int(Path(self._data, "postmaster.pid").read_text().split()[0]))
+        processes = [first, *first.children(recursive=True)]
+        for each in processes:
+            each.suspend()
+        try:
+            yield
+        finally:
+            for each in processes:
+                each.resume()
 
     def remove(self) -> None:
         """Stop it and take its files away."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from alembic.script import ScriptDirectory
 from tests.serve.registry.postgres import Server
 
 from tunewise.errors import ConfigError, UnavailableError
+from tunewise.serve import connections
 from tunewise.serve.registry.registry import Registry
 from tunewise.serve.tenants.database import SCHEMA, Database
 from tunewise.serve.tenants.door import Door
@@ -288,3 +290,34 @@ def test_postgres_stopped_and_started(server: Server, tmp_path: Path) -> None:
     store.add_usage(used)
     assert store.usage(day="2026-01-03") == used
     store.close()
+
+
+def test_postgres_that_says_nothing_is_not_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 1)
+    store = TenantStore(f"{server.url}?connect_timeout=2")  # libpq knows no shorter one
+    store.set_tenant("acme")
+    for call in (store.tenants, lambda: store.set_tenant("beta")):
+        with server.frozen():
+            began = time.monotonic()
+            with pytest.raises(UnavailableError, match="does not answer"):
+                call()
+            assert time.monotonic() - began < 20
+        assert "acme" in store.tenants()
+    store.close()
+
+
+def test_what_takes_less_than_that_is_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connections.engine_for(sa.make_url(server.url).set(drivername="postgresql+psycopg"), 1)
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 1)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT 1 FROM pg_sleep(0.5)")) == 1
+        with pytest.raises(sa.exc.OperationalError, match="no answer in 1 s"):
+            connection.scalar(sa.text("SELECT 1 FROM pg_sleep(20)"))
+        assert connection.invalidated
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT 2")) == 2
+    engine.dispose()
