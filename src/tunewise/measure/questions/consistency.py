@@ -230,9 +230,9 @@ def _over_rewordings(
             if text != row.input:
                 kept.setdefault(row.id, []).append(float(one == other))
                 failed += other is None
-    changed = clusters_of([row for row in rows if row.id in kept])
-    shares = [float(np.mean(kept[row.id])) for row in rows if row.id in kept]
-    found = mean_interval(shares, clusters=changed)
+    by_id = {row.id: row for row in rows}
+    whole = clusters_of([by_id[each] for each in kept])
+    found = mean_interval([float(np.mean(own)) for own in kept.values()], clusters=whole)
     return Measurement(
         _REWORDED,
         name,
