@@ -238,7 +238,7 @@ class Model:
         with source_of(data) as (source, name):
             options = merge(TaskOptions.model_validate({}), **({"name": name} | about))
             rows = rows_from(source, options, spec)
-        return score_summary(measure(self.base, self.adaptation, rows), spec)
+        return score_summary(measure(self.base, self.adaptation, rows), rows, spec)
 
 
 class _Silent:

@@ -29,7 +29,7 @@ from tunewise.task.options import TaskOptions
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 from tunewise.task.task import LoadedTask, load_task
-from tunewise.task.types import FitView, Row, TaskSpec
+from tunewise.task.types import FitView, Row, TaskSpec, clusters_of
 
 
 class Reporter(Protocol):
@@ -255,10 +255,16 @@ def base_for(adaptation: Adaptation, name: str | None, dtype: str) -> Base | Non
     )
 
 
-def score_summary(measured: Measured, spec: TaskSpec) -> dict[str, Any]:
-    """Metric with its interval, for `tunewise measure`."""
+def score_summary(measured: Measured, rows: Sequence[Row], spec: TaskSpec) -> dict[str, Any]:
+    """Metric with its interval, for `tunewise measure`; rows of a group are drawn whole.
+
+    Args:
+        measured: answers to the rows, in their order.
+        rows: that were answered.
+        spec: names the metric.
+    """
     scores = [[result.score for result in measured.results]]
-    interval = mean_interval(scores)
+    interval = mean_interval(scores, clusters=clusters_of(rows))
     return {
         "metric": spec.metric,
         "value": interval.value,

@@ -10,6 +10,10 @@ from tests.cli.conftest import Finished
 from tests.cli.planted import two_labels, write_rows
 from tests.cli.terminal import Done, tunewise
 
+from tunewise.cli.advise import legend, odds_table
+from tunewise.compare.prior import Shape, prior
+from tunewise.compare.priorities import Priorities
+
 
 def advise(tiny: Path, folder: Path, *flags: object) -> Done:
     """`advise` with the tiny base."""
@@ -26,6 +30,9 @@ def test_it_says_that_it_is_a_prior(tiny_folder: Path, tmp_path: Path) -> None:
     assert "A prior, not a result: nothing was fitted on your data." in text
     assert "classification, 2 labels: " in text
     assert "low-rank fine-tuning" in text
+    assert "near best: on how many sets its score came within 1 point (of 100)" in text
+    assert "interval: in what share of many sets like these that would be so, with 95% conf" in text
+    assert "a set counts once, however many runs it has" in text
     assert "to know, about" in text
     rows = tmp_path / "rows.jsonl"
     flags = f"--base {tiny_folder} --dtype float32 --methods zero_shot,lora --budget 20k"
@@ -39,7 +46,11 @@ def test_as_json(tiny_folder: Path, tmp_path: Path) -> None:
     told = done.json
     assert told["task"]["kind"] == "classification"
     assert told["plan"]["budget"]["per_method"] == 20_000
-    assert all(0 <= each["near_best"] <= each["runs"] for each in told["prior"]["odds"])
+    assert all(
+        0 <= each["near_best"] <= each["sets"] <= each["runs"] for each in told["prior"]["odds"]
+    )
+    assert told["prior"]["sets"] == len({each["name"] for each in told["prior"]["nearest"]})
+    assert told["prior"]["runs"] == len(told["prior"]["nearest"])
     assert all(each["reached"] is not None for each in told["prior"]["odds"])
     assert told["prior"]["nearest"]
 
@@ -77,3 +88,20 @@ def test_priorities_recommend_anew_from_the_same_measurements(
     assert told["recommendation"]["priorities"] == {"minimum_quality": 100.0, "domains": 4}
     assert told["pairs"] == before["pairs"]
     assert {path: path.stat().st_mtime_ns for path in (out / "fits").iterdir()} == fits
+
+
+def test_every_column_of_the_odds_is_explained() -> None:
+    """The titles of the table are the first words of the lines below it."""
+    wanted = Priorities.model_validate({"minimum_quality": 85, "give_up_points": 2})
+    found = prior(Shape("classification", 1000, 2, 20.0), None, wanted)
+    headers, rows = odds_table(found)
+    lines = legend(found)
+    assert [line.split(":")[0] for line in lines[: len(headers)]] == [*headers[1:], "*"]
+    assert "within 2 points (of 100)" in lines[0]
+    assert "was 85 or more" in lines[4]
+    sets, runs = len(found.sets), len(found.nearest)
+    assert lines[6].startswith(f"from {sets} sets, {runs} runs: ")
+    assert all(len(cells) == len(headers) for cells in rows)
+    assert all(
+        cells[1].endswith(f" of {each.sets}") for cells, each in zip(rows, found.odds, strict=True)
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tunewise.compare.prior import (
@@ -17,6 +19,7 @@ from tunewise.compare.prior import (
     prior,
 )
 from tunewise.compare.priorities import Priorities
+from tunewise.numerics.intervals import share_limits
 
 SHAPE = Shape("classification", 1000, 4, 30.0)
 
@@ -66,7 +69,7 @@ def test_odds_are_counts() -> None:
     ]
     odds = {each.family: each for each in prior(SHAPE, runs).odds}
     soft = odds[FAMILIES["virtual_tokens"]]
-    assert (soft.runs, soft.near_best) == (3, 2)
+    assert (soft.sets, soft.runs, soft.near_best) == (3, 3, pytest.approx(2))
     assert soft.loss == pytest.approx((1 + 10 + 0) / 3)
     assert soft.gain == pytest.approx(22)  # of 40, 20 and 22
     assert soft.low < 2 / 3 < soft.high
@@ -100,12 +103,68 @@ def test_only_the_nearest_count() -> None:
     assert found.family == "low-rank fine-tuning"
 
 
+def test_a_set_counts_once() -> None:
+    """Eight sets at three sizes are eight; computed a second time by plain loops."""
+    numbers = np.random.default_rng(0)
+    sizes = (50, 300, 1500)
+    runs = [
+        run(
+            f"set{number}",
+            {
+                "untouched": float(numbers.uniform(0.3, 0.5)),
+                "virtual_tokens": float(numbers.uniform(0.85, 0.9)),
+                "low_rank": float(numbers.uniform(0.86, 0.9)),
+            },
+            replace(SHAPE, train_rows=size),
+        )
+        for number in range(8)
+        for size in sizes
+    ]
+    found = prior(SHAPE, [runs[at] for at in numbers.permutation(len(runs))])
+    assert (len(found.sets), len(found.nearest)) == (NEAREST, 3 * NEAREST)
+    near, losses, gains = [], [], []
+    for name in found.sets:
+        # 1,500 is nearest to the task's 1,000 rows.
+        far = {size: abs(math.log10(size / 1000)) for size in sizes}
+        weights = {size: 10 ** -(far[size] - far[1500]) for size in sizes}
+        own = {each.shape.train_rows: each.family_values() for each in runs if each.name == name}
+        total = sum(weights.values())
+        lost = {s: 100 * (max(v.values()) - v["virtual_tokens"]) for s, v in own.items()}
+        near.append(sum(weights[s] * (lost[s] <= 1) for s in sizes) / total)
+        losses.append(sum(weights[s] * lost[s] for s in sizes) / total)
+        gains.append(
+            sum(weights[s] * 100 * (own[s]["virtual_tokens"] - own[s]["untouched"]) for s in sizes)
+            / total
+        )
+    soft = next(each for each in found.odds if each.family == FAMILIES["virtual_tokens"])
+    assert (soft.sets, soft.runs) == (6, 18)
+    assert soft.near_best == pytest.approx(sum(near))
+    assert soft.loss == pytest.approx(np.mean(losses))
+    assert soft.gain == pytest.approx(np.median(gains))
+    assert (soft.low, soft.high) == pytest.approx(share_limits(sum(near) / 6, 6))
+    weights = [each["weight"] for each in found.as_dict()["nearest"]]
+    assert sum(weights) == pytest.approx(NEAREST)
+    assert "On the 6 measured sets most like it (18 runs)" in found.headline
+
+
+def test_the_same_run_again_changes_nothing() -> None:
+    once = [
+        run(name, {"untouched": 0.5, "low_rank": 0.9, "weights": score})
+        for name, score in (("a", 0.88), ("b", 0.95), ("c", 0.905))
+    ]
+    alone, thrice = prior(SHAPE, once), prior(SHAPE, once * 3)
+    for one, other in zip(alone.odds, thrice.odds, strict=True):
+        assert (other.sets, other.runs) == (one.sets, 3 * one.runs)
+        for name in ("near_best", "low", "high", "loss", "gain"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name)), name
+
+
 def test_minimum_quality_is_counted() -> None:
     runs = [run("a", {"untouched": 0.5, "low_rank": 0.9}), run("b", {"low_rank": 0.7})]
     wanted = Priorities.model_validate({"minimum_quality": 80})
     (untouched, low_rank) = prior(SHAPE, runs, wanted).odds
-    assert (untouched.reached, untouched.runs) == (0, 1)
-    assert (low_rank.reached, low_rank.runs) == (1, 2)
+    assert (untouched.reached, untouched.sets) == (0, 1)
+    assert (low_rank.reached, low_rank.sets) == (1, 2)
     assert all(each.reached is None for each in prior(SHAPE, runs).odds)
 
 

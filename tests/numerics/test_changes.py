@@ -71,3 +71,40 @@ def test_bad_shapes_are_refused(plain: object, changed: object) -> None:
         worst_change(plain, changed)  # type: ignore[arg-type]  # what is refused
     with pytest.raises(ValueError, match="must be"):
         spread_by_chance([1.0, 2.0])
+
+
+def test_groups_that_move_together_raise_no_false_alarms() -> None:
+    """Forty groups of five rows, of which each change turns some: rows permuted one by one call
+    that a difference between changes far too often."""
+    random = np.random.default_rng(3)
+    groups = np.repeat(np.arange(40), 5)
+    alarms = {True: 0, False: 0}
+    for number in range(100):
+        scores = (random.random((6, 40)) < 0.8).astype(float)[:, groups]
+        for grouped in alarms:
+            clusters = groups if grouped else None
+            alarms[grouped] += spread_by_chance(scores, seed=number, clusters=clusters)[1] <= 0.05
+    assert alarms[True] <= 10
+    assert alarms[False] >= 50
+
+
+def test_a_cluster_for_each_row_is_none_at_all() -> None:
+    random = np.random.default_rng(4)
+    plain, changed, each = random.random(30), random.random((3, 30)), np.arange(30)
+    one, none = worst_change(plain, changed, clusters=each), worst_change(plain, changed)
+    assert (one.value, one.low, one.high) == pytest.approx((none.value, none.low, none.high))
+    assert spread_by_chance(changed, clusters=each) == pytest.approx(spread_by_chance(changed))
+
+
+def test_a_group_stands_in_one_half() -> None:
+    """Of four groups two choose and two are measured: what hurts one group alone is not chosen
+    for it by its own rows."""
+    groups = np.repeat(np.arange(4), 10)
+    changed = np.array([1.0 - (groups == each) for each in range(4)])
+    assert worst_change(np.ones(40), changed, clusters=groups).value == 0.0
+
+
+def test_clusters_of_another_length_are_refused() -> None:
+    for call in (worst_change, lambda a, b, clusters: spread_by_chance(b, clusters=clusters)):
+        with pytest.raises(ValueError, match="group of 3 rows"):
+            call([1.0] * 3, [[1.0] * 3], clusters=[1, 2])

@@ -19,6 +19,7 @@ from tunewise.numerics.intervals import (
     as_score_matrix,
     bootstrap_means,
     mean_interval,
+    rows_worth_one,
     seed_effects,
     seed_variance,
     share_limits,
@@ -183,3 +184,38 @@ def test_limits_of_a_share_are_wilsons(level: float) -> None:
         exact = stats.binomtest(right, rows).proportion_ci(level, method="wilson")
         found = share_limits(right / rows, rows, level=level)
         assert found == pytest.approx((exact.low, exact.high))
+
+
+def test_right_answers_of_groups_by_hand() -> None:
+    """Rows of a group all alike: as many independent rows as groups, with Student's limits."""
+    right, groups = np.repeat([1.0] * 28 + [0.0] * 12, 5), np.repeat(np.arange(40), 5)
+    found = mean_interval(right, clusters=groups)
+    narrowed = 40 * (stats.t.ppf(0.975, 199) / stats.t.ppf(0.975, 39)) ** 2
+    low, high = share_limits(0.7, narrowed)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    wilson = stats.binomtest(28, 40).proportion_ci(method="wilson")
+    assert found.low == pytest.approx(wilson.low, abs=0.005)
+
+
+def test_rows_of_a_group_that_differ_are_worth_more() -> None:
+    numbers = np.random.default_rng(14)
+    right, groups = (numbers.random(200) < 0.7).astype(float), np.repeat(np.arange(40), 5)
+    assert 1.0 <= rows_worth_one(right, groups) < 2.0
+    assert rows_worth_one(np.repeat(right[:40], 5), groups) == pytest.approx(5.0)
+    assert rows_worth_one(np.ones(200), groups) == 5.0
+    assert rows_worth_one(right, None) == 1.0
+
+
+@pytest.mark.parametrize("share", [0.7, 0.9])
+def test_right_answers_of_groups_cover(share: float) -> None:
+    """Half of the variance lies between forty groups of five rows."""
+    numbers, groups = np.random.default_rng(15), np.repeat(np.arange(40), 5)
+    held = {True: 0, False: 0}
+    for _ in range(400):
+        levels = numbers.beta(share, 1 - share, 40)
+        right = (numbers.random(200) < levels[groups]).astype(float)
+        for grouped in held:
+            found = mean_interval(right, clusters=groups if grouped else None)
+            held[grouped] += found.low <= share <= found.high
+    assert held[True] / 400 >= 0.93
+    assert held[False] / 400 <= 0.85

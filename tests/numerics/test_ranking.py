@@ -53,3 +53,27 @@ def test_what_cannot_be_ranked_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         area_under_curve(ones, others)
+
+
+def test_copies_of_numbers_are_worth_one() -> None:
+    numbers = np.random.default_rng(7)
+    ones, others = numbers.normal(1, size=30), numbers.normal(size=30)
+    alone = area_under_curve(ones, others)
+    groups = (np.repeat(np.arange(30), 4), np.repeat(np.arange(30, 60), 4))
+    found = area_under_curve(np.repeat(ones, 4), np.repeat(others, 4), clusters=groups)
+    assert found.value == pytest.approx(alone.value)
+    assert found.high - found.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    sure = area_under_curve(np.repeat(ones, 4), np.repeat(others, 4))
+    assert sure.high - sure.low < 0.6 * (alone.high - alone.low)
+
+
+def test_groups_that_never_overlap_are_counted_as_clusters() -> None:
+    groups = (np.repeat(np.arange(3), 20), np.repeat(np.arange(3, 6), 20))
+    told = area_under_curve(np.ones(60), np.zeros(60), clusters=groups)
+    assert told.value == 1.0
+    assert told.low < 0.8 < area_under_curve(np.ones(60), np.zeros(60)).low
+
+
+def test_clusters_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="group of 3 rows"):
+        area_under_curve([1.0, 2.0], [0.0], clusters=([1, 2], [3, 4]))

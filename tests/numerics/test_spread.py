@@ -57,3 +57,14 @@ def test_bad_values_are_refused(values: list[float]) -> None:
         student_interval(values)
     with pytest.raises(ValueError, match="values"):
         deviation_interval(values)
+
+
+def test_clustered_values_by_hand() -> None:
+    """Two groups of two values: one degree of freedom, and what each group adds to the mean."""
+    mean, low, high = student_interval([1.0, 3.0, 5.0, 7.0], clusters=["a", "a", "b", "b"])
+    # Sums of what is left of the mean 4: -4 and 4; 2 / 1 * 32 / 16 = 4, whose root is 2.
+    reach = float(stats.t.ppf(0.975, 1)) * 2
+    assert (mean, low, high) == pytest.approx((4.0, 4.0 - reach, 4.0 + reach))
+    each = student_interval([1.0, 3.0, 5.0, 7.0], clusters=[1, 2, 3, 4])
+    assert each == pytest.approx(student_interval([1.0, 3.0, 5.0, 7.0]))
+    assert student_interval([1.0, 3.0], clusters=["a", "a"]) == (2.0, None, None)

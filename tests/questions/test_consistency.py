@@ -100,13 +100,15 @@ def test_a_low_temperature_is_greedy() -> None:
 def test_seeds_by_counting_pairs() -> None:
     scores = {0: [1.0, 1.0, 0.0, 0.0], 1: [1.0, 0.0, 0.0, 0.0], 2: [1.0, 1.0, 1.0, 0.0]}
     context = planted_context(["a", "b", "a", "b"], {"lora": scores})
-    same, deviation = _over_seeds("lora", context.subjects["lora"])
+    same, deviation = _over_seeds("lora", context.subjects["lora"], context.test)
     # Rows of three answers: all alike, two alike (a third of the pairs) twice, all alike.
     assert same.value == pytest.approx((1 + 1 / 3 + 1 / 3 + 1) / 4)
     assert deviation.value == pytest.approx(np.std([0.5, 0.25, 0.75], ddof=1))
     assert same.seeds == deviation.seeds == (0, 1, 2)
     one = planted_context(["a", "b"], {"zero_shot": {0: [1.0, 0.0]}})
-    assert all(each.absent for each in _over_seeds("zero_shot", one.subjects["zero_shot"]))
+    assert all(
+        each.absent for each in _over_seeds("zero_shot", one.subjects["zero_shot"], one.test)
+    )
 
 
 def test_rewordings_by_counting() -> None:

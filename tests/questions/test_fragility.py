@@ -27,6 +27,7 @@ from tunewise.measure.questions._variants import (
 from tunewise.measure.questions.fragility import INPUT, _findings, _of_entry, _Seen
 from tunewise.measure.records import RowResult
 from tunewise.task.prompt import Demonstration, PromptText
+from tunewise.task.types import Row
 
 TEXTS = (
     "I don't think it's good, but the room cost 3.50 and we are happy.",
@@ -184,8 +185,9 @@ def _planted(broken: float) -> list[Any]:
         _Seen(INPUT, "lower case", before.copy(), ("x",) * 200, ("t",) * 200),
     ]
     plain = [RowResult(str(n), "x", score) for n, score in enumerate(before)]
+    rows = [Row(str(n), "t", "x", ("x",)) for n in range(200)]
     subject: Any = SimpleNamespace(record=SimpleNamespace(seed=0))
-    return _of_entry("few_shot", subject, before, plain, seen, {WORDING: "no instruction"})
+    return _of_entry("few_shot", subject, rows, plain, seen, {WORDING: "no instruction"})
 
 
 def test_a_format_that_breaks_the_prompt_is_found_and_named() -> None:

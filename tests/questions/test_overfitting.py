@@ -100,14 +100,16 @@ def results(scores: list[float]) -> tuple[RowResult, ...]:
 
 def test_the_gap_is_the_difference_and_a_large_one_is_named() -> None:
     test = [1.0] * 60 + [0.0] * 40
-    train, gap = _gap("full", _Subject(test), results([1.0] * 95 + [0.0] * 5))  # type: ignore[arg-type]
+    rows = [Row(f"r{n}", "text", "x", ("x",)) for n in range(100)]
+    subject: Any = _Subject(test)
+    train, gap = _gap("full", subject, results([1.0] * 95 + [0.0] * 5), rows, rows)
     assert (train.value, train.n, train.seeds) == (0.95, 100, (3,))
     assert gap.value == pytest.approx(0.35)
     assert gap.low is not None
     assert gap.high is not None
     assert 0.2 < gap.low < 0.35 < gap.high < 0.5
     assert "full scores 35.0" in _findings([train, gap])[0]
-    even = _gap("full", _Subject(test), results(test))  # type: ignore[arg-type]  # as above
+    even = _gap("full", subject, results(test), rows, rows)
     assert _findings(even) == (
         "No entry is clearly better on the rows it was fitted on (200 rows in all).",
     )

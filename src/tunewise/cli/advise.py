@@ -25,7 +25,9 @@ from tunewise.cli.options import (
 from tunewise.config import DEFAULT_BASE, RunConfig
 
 if TYPE_CHECKING:
-    from tunewise.compare.prior import Odds, Prior
+    from collections.abc import Sequence
+
+    from tunewise.compare.prior import MeasuredRun, Odds, Prior
     from tunewise.pipeline import Advice
 
 # What can be told from other tasks; the rest must be measured on one's own.
@@ -45,7 +47,7 @@ _READ = ("minimum_quality", "give_up_points")
 def advise_command(data: str | None, as_json: bool, **values: Any) -> None:
     """Say what is to be expected of DATA before anything is fitted: a prior, no result.
 
-    The odds are counts over measured runs on other tasks, those most like this one; the cost is
+    The odds are counts over other tasks that were measured, those most like this one; the cost is
     planned on this machine.
     """
     priorities = take_priorities(values)
@@ -86,9 +88,11 @@ def _show(found: Advice) -> None:
     say(found.prior.headline, style="bold")
     if found.prior.odds:
         say("")
-        headers, rows = _odds_table(found.prior)
+        headers, rows = odds_table(found.prior)
         show_table(headers, rows, [[] for _ in rows])
-        say(f"from: {', '.join(_named(found.prior))}", style="dim")
+        say("")
+        for line in legend(found.prior):
+            say(f"  {line}", style="dim", indent=4)
     for warning in found.check["warnings"]:
         say(f"  mind: {warning}", indent=8)
     say("")
@@ -98,26 +102,58 @@ def _show(found: Advice) -> None:
     click.echo(f"  {shlex.join(['tunewise', 'compare', *sys.argv[2:]])}")
 
 
-def _odds_table(prior: Prior) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells, from cheapest to dearest family."""
-    headers = ["", "near best", "95% interval", "points lost", "points above base"]
+def odds_table(prior: Prior) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells, from cheapest to dearest family; `legend` says what they are."""
+    headers = ["", "near best", "interval", "below best", "above base"]
     wanted = any(each.reached is not None for each in prior.odds)
-    return headers + (["reached"] if wanted else []), [
-        _cells(prior, each) + ([f"{each.reached} of {each.runs}"] if wanted else [])
-        for each in prior.odds
-    ]
+    return headers + (["reached"] if wanted else []), [_cells(prior, each) for each in prior.odds]
 
 
 def _cells(prior: Prior, each: Odds) -> list[str]:
-    return [
+    from tunewise.compare.prior import part_of_sets
+
+    cells = [
         each.family + (" *" if each.family == prior.family else ""),
-        f"{each.near_best} of {each.runs}",
+        f"{part_of_sets(each.near_best)} of {each.sets}",
         f"{100 * each.low:.0f} to {100 * each.high:.0f}%",
         f"{each.loss:.1f}",
         "not measured" if each.gain is None else f"{each.gain:+.1f}",
     ]
+    if each.reached is not None:
+        cells.append(f"{part_of_sets(each.reached)} of {each.sets}")
+    return cells
 
 
-def _named(prior: Prior) -> list[str]:
-    """The runs behind the odds, with their rows."""
-    return [f"{run.name} ({run.shape.train_rows:,} rows)" for _, run in prior.nearest]
+def legend(prior: Prior) -> list[str]:
+    """What every number of the table is, and which sets it is from."""
+    from tunewise.compare.wording import plural
+
+    given_up = f"{prior.given_up:g} point{'' if prior.given_up == 1 else 's'}"
+    lines = [
+        f"near best: on how many sets its score came within {given_up} (of 100) of the best "
+        "method's",
+        "interval: in what share of many sets like these that would be so, with 95% confidence; "
+        "few sets leave it wide",
+        "below best: points (of 100) that it lost on the best method, mean over the sets",
+        "above base: points (of 100) that it gained on the untouched base model, median over the "
+        "sets",
+    ]
+    if prior.minimum is not None:
+        lines.append(f"reached: on how many sets its score was {prior.minimum:g} or more")
+    lines.append(
+        f"*: the cheapest that loses no more than {given_up} beyond what the least losing one does"
+    )
+    sets = prior.sets
+    counted = f"from {plural(len(sets), 'set')}, {plural(len(prior.nearest), 'run')}"
+    named = ", ".join(f"{name} ({_rows(runs)} rows to fit)" for name, runs in sets.items())
+    lines.append(f"{counted}: {named}")
+    if len(prior.nearest) > len(sets):
+        lines.append(
+            "a set counts once, however many runs it has: those nearer to your data in rows, "
+            "labels and length count most, and a set whose runs disagree counts in part"
+        )
+    return lines
+
+
+def _rows(runs: Sequence[MeasuredRun]) -> str:
+    return " and ".join(f"{count:,}" for count in sorted({run.shape.train_rows for run in runs}))

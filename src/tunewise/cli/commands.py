@@ -256,7 +256,7 @@ def measure_command(adaptation: Path, data: str | None, as_json: bool, **values:
     with bars() as reporter:
         reporter.begin(f"measuring {loaded.provenance.method}", 1, 1, unit="rows")
         measured = measure(base, loaded, rows, reporter)
-    summary = score_summary(measured, loaded.spec)
+    summary = score_summary(measured, rows, loaded.spec)
     if as_json:
         click.echo(json.dumps(summary))
     else:

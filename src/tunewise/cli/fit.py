@@ -122,7 +122,7 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
         reporter.begin(f"measuring {method.name}", 1, 1, unit="rows")
         rows = ground.task.fit_view.validation
         measured = measure(ground.base, fitted.adaptation, rows, reporter)
-    validation = score_summary(measured, ground.task.spec)
+    validation = score_summary(measured, rows, ground.task.spec)
     if rest["as_json"]:
         content = {
             "adaptation": str(out),

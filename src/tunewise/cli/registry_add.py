@@ -107,7 +107,7 @@ def measure_command(reference: str, data: str | None, as_json: bool, **values: A
             with bars() as reporter:
                 reporter.begin(f"measuring {version}", 1, 1, unit="rows")
                 found = measure(base, loaded, rows, reporter)
-        summary = score_summary(found, loaded.spec)
+        summary = score_summary(found, rows, loaded.spec)
         scores = Scores(
             rows_hash(rows),
             loaded.spec.metric,

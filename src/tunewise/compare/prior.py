@@ -3,6 +3,11 @@
 The odds are counts over real runs (`measured/runs.json`, the runs behind docs/results.md), not
 grades. Near is a run of the same kind of task with about as many rows, labels and tokens a row; a
 factor of ten in rows, of four in labels and of four in tokens count the same.
+
+Runs of one set, at several sizes or budgets, resemble each other and are no independent evidence.
+So the odds count sets: the weights of a set's runs add up to one, and a run that lies a factor of
+ten in rows (or as much of anything else) farther off than the set's nearest has a tenth of its
+weight.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +24,11 @@ from typing import Any
 from tunewise.compare.contract import Role
 from tunewise.compare.entries import COST_LADDER, rung
 from tunewise.compare.priorities import Priorities
-from tunewise.numerics.intervals import mean_interval
+from tunewise.compare.wording import plural
+from tunewise.numerics.intervals import share_limits
 
 RUNS = Path(__file__).with_name("measured") / "runs.json"
-NEAREST = 6
+NEAREST = 6  # sets
 OTHER_KIND = 3.0  # how far apart tasks of another kind are: a thousand times the rows
 FAMILIES = {
     "untouched": "the untouched base",
@@ -76,7 +82,7 @@ class MeasuredRun:
     """One run of `compare` on a real set.
 
     Attributes:
-        name: of the set.
+        name: of the set; runs of the same name are of the same set.
         shape: of its task.
         metric, test_rows, seeds: how it was judged.
         base, budget: base model, token passes per fit.
@@ -103,26 +109,31 @@ class MeasuredRun:
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """How one family did in the nearest runs.
+    """How one family did on the nearest sets.
 
     Attributes:
         family: its name in words.
-        runs: nearest runs in which it was measured.
-        near_best: in how many of them no more than the given-up points were lost on the best.
-        low, high: the 95% interval of that share.
-        loss: points of 100 below the best, mean.
-        gain: points of 100 above the untouched base, median; None where that was not measured.
-        reached: in how many the minimum quality was reached; None where none is wanted.
+        sets: nearest sets on which it was measured.
+        runs: of these sets in which it was measured.
+        near_best: on how many of the sets no more than the given-up points were lost on the best; a
+            set whose runs disagree counts in part.
+        low, high: the 95% interval of that share of the sets.
+        loss: points of 100 below the best, mean over sets.
+        gain: points of 100 above the untouched base, median over sets; None where that was not
+            measured.
+        reached: on how many sets the minimum quality was reached, counted as `near_best`; None
+            where none is wanted.
     """
 
     family: str
+    sets: int
     runs: int
-    near_best: int
+    near_best: float
     low: float
     high: float
     loss: float
     gain: float | None
-    reached: int | None
+    reached: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,23 +144,47 @@ class Prior:
         family: the cheapest family that loses little on the best, in words.
         headline: the answer, which says that it is a prior.
         odds: from cheapest to dearest family.
-        nearest: the runs it rests on, nearest first, with their distance.
+        nearest: the runs of the nearest sets, nearest first, with their distance.
+        given_up: points of 100 below the best that still count as near it.
+        minimum: points of 100 that must be reached; None where none are wanted.
     """
 
     family: str
     headline: str
     odds: tuple[Odds, ...]
     nearest: tuple[tuple[float, MeasuredRun], ...]
+    given_up: float
+    minimum: float | None
+
+    @property
+    def sets(self) -> dict[str, list[MeasuredRun]]:
+        """The nearest sets, nearest first, with their runs by rows to fit."""
+        found: dict[str, list[MeasuredRun]] = {}
+        for _, run in self.nearest:
+            found.setdefault(run.name, []).append(run)
+        return {
+            name: sorted(runs, key=lambda run: run.shape.train_rows) for name, runs in found.items()
+        }
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """JSON values; the weight of a run is its part of its set."""
+        weights = _weights(self.nearest)
         runs = [
-            {"name": run.name, "distance": apart, **asdict(run.shape), "test_rows": run.test_rows}
-            for apart, run in self.nearest
+            {
+                "name": run.name,
+                "distance": apart,
+                "weight": weight,
+                **asdict(run.shape),
+                "test_rows": run.test_rows,
+            }
+            for (apart, run), weight in zip(self.nearest, weights, strict=True)
         ]
         return {
             "family": self.family,
             "headline": self.headline,
+            "sets": len(self.sets),
+            "runs": len(self.nearest),
+            "given_up_points": self.given_up,
             "odds": [asdict(each) for each in self.odds],
             "nearest": runs,
         }
@@ -196,39 +231,74 @@ def prior(
     wanted = Priorities.model_validate({}) if priorities is None else priorities
     known = measured_runs() if runs is None else runs
     apart = sorted(((distance(shape, run.shape), run) for run in known), key=lambda each: each[0])
-    nearest = tuple(apart[:NEAREST])
+    named = list(dict.fromkeys(run.name for _, run in apart))[:NEAREST]
+    nearest = tuple(each for each in apart if each[1].name in named)
     odds = tuple(
-        each
-        for family in FAMILIES
-        if (each := _odds(family, [run for _, run in nearest], wanted)) is not None
+        each for family in FAMILIES if (each := _odds(family, nearest, wanted)) is not None
     )
     least = min((each.loss for each in odds), default=0.0)
     pick = next((each for each in odds if each.loss <= least + wanted.give_up_points), None)
-    return Prior(
-        "" if pick is None else pick.family, _headline(shape, nearest, pick), odds, nearest
-    )
+    family = "" if pick is None else pick.family
+    headline = _headline(shape, nearest, pick)
+    limits = wanted.give_up_points, wanted.minimum_quality
+    return Prior(family, headline, odds, nearest, *limits)
 
 
-def _odds(family: str, runs: Sequence[MeasuredRun], wanted: Priorities) -> Odds | None:
+def _weights(runs: Sequence[tuple[float, MeasuredRun]]) -> list[float]:
+    """The part of each run in its set; those of one set add up to 1 (see the module's text)."""
+    least: dict[str, float] = {}
+    for apart, run in runs:
+        least[run.name] = min(apart, least.get(run.name, apart))
+    raw = [10.0 ** (least[run.name] - apart) for apart, run in runs]
+    total: dict[str, float] = {}
+    for weight, (_, run) in zip(raw, runs, strict=True):
+        total[run.name] = total.get(run.name, 0.0) + weight
+    return [weight / total[run.name] for weight, (_, run) in zip(raw, runs, strict=True)]
+
+
+def _by_set(
+    runs: Sequence[tuple[float, MeasuredRun]], told: Callable[[dict[str, float]], float]
+) -> list[float]:
+    """A number of each set: the weighted mean of what its runs tell."""
+    found: dict[str, float] = {}
+    for weight, (_, run) in zip(_weights(runs), runs, strict=True):
+        found[run.name] = found.get(run.name, 0.0) + weight * told(run.family_values())
+    return list(found.values())
+
+
+def _odds(
+    family: str, nearest: Sequence[tuple[float, MeasuredRun]], wanted: Priorities
+) -> Odds | None:
     """How a family did; None where none of the runs measured it."""
-    values = [run.family_values() for run in runs]
-    mine = [(each[family], max(each.values()), each) for each in values if family in each]
+    mine = [each for each in nearest if family in each[1].family_values()]
     if not mine:
         return None
-    near = sum(100 * (best - value) <= wanted.give_up_points + 1e-9 for value, best, _ in mine)
-    share = mean_interval([1.0] * near + [0.0] * (len(mine) - near))
-    gains = [100 * (value - each["untouched"]) for value, _, each in mine if "untouched" in each]
+    beside = [each for each in mine if "untouched" in each[1].family_values()]
+
+    def lost(values: dict[str, float]) -> float:
+        return 100 * (max(values.values()) - values[family])
+
+    near = _by_set(mine, lambda values: float(lost(values) <= wanted.give_up_points + 1e-9))
+    gains = _by_set(beside, lambda values: 100 * (values[family] - values["untouched"]))
     floor = wanted.minimum_quality
+    reached = [] if floor is None else _by_set(mine, lambda v: float(100 * v[family] >= floor))
+    low, high = share_limits(statistics.mean(near), len(near))
     return Odds(
         family=FAMILIES[family],
+        sets=len(near),
         runs=len(mine),
-        near_best=near,
-        low=share.low,
-        high=share.high,
-        loss=statistics.mean(100 * (best - value) for value, best, _ in mine),
+        near_best=math.fsum(near),
+        low=low,
+        high=high,
+        loss=statistics.mean(_by_set(mine, lost)),
         gain=statistics.median(gains) if gains else None,
-        reached=None if floor is None else sum(100 * value >= floor for value, _, _ in mine),
+        reached=None if floor is None else math.fsum(reached),
     )
+
+
+def part_of_sets(count: float) -> str:
+    """How many sets, of which some may count in part: "4" or "3.6"."""
+    return f"{round(count, 1):g}"
 
 
 def _headline(shape: Shape, nearest: Sequence[tuple[float, MeasuredRun]], pick: Odds | None) -> str:
@@ -236,12 +306,13 @@ def _headline(shape: Shape, nearest: Sequence[tuple[float, MeasuredRun]], pick: 
     begin = "A prior, not a result: nothing was fitted on your data."
     if pick is None:
         return f"{begin} No measured run is there to tell from."
-    alike = sum(run.shape.kind == shape.kind for _, run in nearest)
+    kinds = {run.name: run.shape.kind for _, run in nearest}
+    alike = sum(kind == shape.kind for kind in kinds.values())
     other = "" if alike else f" None of them is of kind {shape.kind}, so this says little."
-    few = f" Only {alike} of them are of this kind." if 0 < alike < len(nearest) else ""
-    verb = "was" if pick.runs == 1 else "were"
+    few = f" Only {alike} of them are of this kind." if 0 < alike < len(kinds) else ""
     return (
-        f"{begin} In the {len(nearest)} measured runs most like it, {pick.family} lost "
-        f"{pick.loss:.1f} points on the best on average, and is the cheapest that loses so little "
-        f"({pick.near_best} of {pick.runs} {verb} near the best).{few}{other}"
+        f"{begin} On the {plural(len(kinds), 'measured set')} most like it "
+        f"({plural(len(nearest), 'run')}), {pick.family} lost {pick.loss:.1f} points of 100 on the "
+        "best method on average, and is the cheapest that loses so little (near the best on "
+        f"{part_of_sets(pick.near_best)} of {plural(pick.sets, 'set')}).{few}{other}"
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tunewise.numerics.intervals import RESAMPLES, Interval
+from tunewise.numerics.intervals import RESAMPLES, Interval, cluster_sums
 
 
 def f1_interval(
@@ -15,20 +16,24 @@ def f1_interval(
     level: float = 0.95,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    clusters: ArrayLike | None = None,
 ) -> Interval:
-    """Micro-averaged F1: 2 hits / (given + expected), rows drawn with replacement.
+    """Micro-averaged F1: 2 hits / (given + expected), rows or clusters drawn with replacement.
 
     As in `intervals`, pseudo-rows keep few rows from looking sure: two that are all right and two
-    that are all wrong, of the mean row's size. They move the limits, never the value.
+    that are all wrong, of the mean row's size (the mean cluster's where all rows are right, or all
+    wrong, since rows of a cluster may then all be the same). They move the limits, never the value.
 
     Args:
         counts: per row (hits, given, expected), at least one row and one value.
         level: of the interval.
         seed: of the bootstrap.
         resamples: drawings.
+        clusters: (n,) group of each row; None where rows are independent.
 
     Raises:
-        ValueError: no row, or neither given nor expected values in any.
+        ValueError: no row, neither given nor expected values in any, or `clusters` of another
+            length.
     """
     if not counts or sum(given + expected for _, given, expected in counts) == 0:
         raise ValueError("no values were given or expected")
@@ -36,6 +41,10 @@ def f1_interval(
     total = np.array([each[1] + each[2] for each in counts], dtype=np.float64)
     value = float(2 * hits.sum() / total.sum())
     size = float(total.mean())
+    hits, sizes = cluster_sums(hits, clusters)
+    total, _ = cluster_sums(total, clusters)
+    if value in (0.0, 1.0):
+        size *= float(sizes.mean())
     hits = np.append(hits, [0.0, 0.0, size / 2, size / 2])
     total = np.append(total, [size] * 4)
     numbers = np.random.default_rng(seed)

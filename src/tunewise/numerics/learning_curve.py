@@ -7,12 +7,12 @@ Viering & Loog 2022, section 4). For a given rate it is linear in the other two,
 search over a grid of rates with a bounded weighted least squares at each (variable projection,
 Golub & Pereyra 1973), which cannot diverge and does all drawings of a bootstrap at once.
 
-The band is a bootstrap. Test rows are drawn once for all sizes, since the same rows are answered at
-each; the effect of the seed (of the subset and of the fit) is added for every size and every curve
-by itself, from a t-distribution. Four pseudo-rows as in `intervals`, drawn for every size by
-itself, keep sizes that agree on few rows from passing for proven equal. A variance found from three
-seeds is worth little, so those of all sizes are pooled, and each size takes the mean of its own and
-the pooled one.
+The band is a bootstrap. Test rows, or clusters of them, are drawn once for all sizes, since the
+same rows are answered at each; the effect of the seed (of the subset and of the fit) is added for
+every size and every curve by itself, from a t-distribution. Four pseudo-rows as in `intervals`,
+drawn for every size by itself, keep sizes that agree on few rows from passing for proven equal. A
+variance found from three seeds is worth little, so those of all sizes are pooled, and each size
+takes the mean of its own and the pooled one.
 
 What lies beyond the largest size is an extrapolation, and says so by a band that opens.
 """
@@ -29,7 +29,11 @@ from tunewise.numerics.intervals import (
     Floats,
     as_score_matrix,
     bootstrap_means,
+    cluster_sums,
+    row_variance,
+    rows_worth_one,
     seed_variance,
+    widened,
 )
 
 RATES = np.geomspace(0.1, 2.0, 48)
@@ -39,6 +43,7 @@ FEWEST_SIZES = 3
 # dictate the curve.
 _LEAST_ERROR = 0.002
 _SEARCH_POINTS = 400
+_LEVEL = 0.95  # of the bands, for which drawings of few clusters are widened
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ def fit_curve(
     seed: int = 0,
     draws: int = DRAWS,
     number: int = 0,
+    clusters: ArrayLike | None = None,
 ) -> LearningCurve:
     """Fit the curve of one method.
 
@@ -103,9 +109,11 @@ def fit_curve(
         draws: drawings.
         number: of the curve among those to be set beside each other; the effects of their seeds are
             drawn apart.
+        clusters: (n,) group of each test row; None where rows are independent.
 
     Raises:
-        ValueError: fewer than 3 sizes, sizes that do not ascend, or other rows at some size.
+        ValueError: fewer than 3 sizes, sizes that do not ascend, other rows at some size, or
+            `clusters` of another length.
     """
     given = np.asarray(sizes, dtype=np.float64)
     if len(given) < FEWEST_SIZES or len(given) != len(scores):
@@ -118,21 +126,21 @@ def fit_curve(
     if len({matrix.shape[1] for matrix in matrices}) != 1:
         raise ValueError(f"other rows at some size: {[m.shape[1] for m in matrices]}")
     means = np.array([matrix.mean() for matrix in matrices])
-    drawn = np.stack([_row_draws(matrix, seed, draws) for matrix in matrices], axis=1)
+    units = [cluster_sums(matrix.mean(axis=0), clusters) for matrix in matrices]
+    drawn = np.stack([_row_draws(*each, seed, draws) for each in units], axis=1)
     variance = _seed_variances(matrices)
     seeds = np.array([len(matrix) for matrix in matrices], dtype=np.float64)
     freedom = max(2.0, float((seeds - 1).sum()))
     numbers = np.random.default_rng([seed, 2, number])
     drawn = np.stack(
         [
-            _with_pseudo_rows(each, matrix, numbers)
+            _with_pseudo_rows(each, matrix, numbers, clusters)
             for each, matrix in zip(drawn.T, matrices, strict=True)
         ],
         axis=1,
     )
     drawn += numbers.standard_t(freedom, size=drawn.shape) * np.sqrt(variance / seeds)
-    rows = matrices[0].shape[1]
-    within = np.array([float(m.mean(axis=0).var()) / rows for m in matrices])
+    within = np.array([_row_error(matrix, clusters) for matrix in matrices])
     errors = np.sqrt(np.maximum(within + variance / seeds, _LEAST_ERROR**2))
     parameters = _fit(given, means[None], errors)[0]
     return LearningCurve(given, means, errors, parameters, _fit(given, drawn, errors))
@@ -215,19 +223,30 @@ def crossing(a: LearningCurve, b: LearningCurve, level: float = 0.95) -> Estimat
     return Estimate(value, float(low), float(high), share)
 
 
-def _row_draws(matrix: Floats, seed: int, draws: int) -> Floats:
+def _row_draws(sums: Floats, sizes: Floats, seed: int, draws: int) -> Floats:
     """(draws,) bootstrap means over test rows; the same rows for all matrices of one length."""
-    return bootstrap_means(
-        matrix.mean(axis=0), np.ones(matrix.shape[1]), seed=seed, resamples=draws
-    )
+    drawn = bootstrap_means(sums, sizes, seed=seed, resamples=draws)
+    return widened(drawn, len(sizes), int(sizes.sum()), _LEVEL)
 
 
-def _with_pseudo_rows(drawn: Floats, matrix: Floats, numbers: np.random.Generator) -> Floats:
+def _row_error(matrix: Floats, clusters: ArrayLike | None) -> float:
+    """Variance of the mean over test rows."""
+    per_row = matrix.mean(axis=0)
+    if clusters is None:
+        return float(per_row.var()) / len(per_row)
+    return row_variance(*cluster_sums(per_row, clusters), float(per_row.mean())) / len(per_row)
+
+
+def _with_pseudo_rows(
+    drawn: Floats, matrix: Floats, numbers: np.random.Generator, clusters: ArrayLike | None
+) -> Floats:
     """(draws,) means as if two rows at the lowest and two at the highest score had been there.
 
     They widen and do not move: a curve joins many sizes, and would average out all but a shift.
+    They stand beside as many rows as those in clusters are worth.
     """
-    low, high, rows = float(matrix.min()), float(matrix.max()), matrix.shape[1] + 4
+    worth = matrix.shape[1] / rows_worth_one(matrix.mean(axis=0), clusters)
+    low, high, rows = float(matrix.min()), float(matrix.max()), round(worth) + 4
     if low == high:
         low, high = 0.0, 1.0
     often = numbers.multinomial(rows, [2 / rows, 2 / rows, 1 - 4 / rows], size=len(drawn))

@@ -41,8 +41,10 @@ from tunewise.numerics.intervals import (
     bootstrap_means,
     cluster_sums,
     is_binary,
+    row_variance,
     seed_effects,
     seed_variance,
+    widened,
 )
 
 
@@ -97,8 +99,8 @@ def paired_difference(
     per_row = first.mean(axis=0) - second.mean(axis=0)
     difference = float(per_row.mean())
     sums, sizes = cluster_sums(per_row, clusters)
-    padded = _with_pseudo_rows(per_row, sums, sizes)
-    draws = bootstrap_means(*padded, seed=seed, resamples=resamples)
+    draws = bootstrap_means(*_padded(per_row, sums, sizes), seed=seed, resamples=resamples)
+    draws = widened(draws, len(sizes), len(per_row), level)
     numbers = np.random.default_rng([seed, 1])
     draws += seed_effects(first, numbers, resamples) - seed_effects(second, numbers, resamples)
     known = [
@@ -123,18 +125,9 @@ def paired_difference(
         min(float(low), difference),
         max(float(high), difference),
         p_value,
-        _row_deviation(sums, sizes, difference),
+        math.sqrt(row_variance(sums, sizes, difference)),
         math.sqrt(sum(each**2 for each in known) + sum(map(_of_seeds, (first, second)))),
     )
-
-
-def _row_deviation(sums: Floats, sizes: Floats, difference: float) -> float:
-    """Root of rows times the variance of their mean, from what each cluster adds to it."""
-    count = len(sums)
-    if count < 2:
-        return 0.0
-    left = sums - sizes * difference
-    return math.sqrt(count / (count - 1) * float((left**2).sum()) / float(sizes.sum()))
 
 
 def _of_seeds(matrix: Floats) -> float:
@@ -225,7 +218,7 @@ def rows_to_resolve(
     return int(np.ceil((reach * row_deviation) ** 2 / left))
 
 
-def _with_pseudo_rows(per_row: Floats, sums: Floats, sizes: Floats) -> tuple[Floats, Floats]:
+def _padded(per_row: Floats, sums: Floats, sizes: Floats) -> tuple[Floats, Floats]:
     """Units (G + 2,) and sizes: one at plus and one at minus the largest difference (see above)."""
     reach, weight = float(np.abs(per_row).max()), 1.0
     if reach == 0:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tunewise.numerics.intervals import Floats, Interval
+from tunewise.numerics.intervals import Floats, Interval, cluster_sums
 
 BINS = 10
 _DRAWS = 1000
@@ -46,12 +46,18 @@ def reliability_bins(stated: ArrayLike, right: ArrayLike, bins: int = BINS) -> l
 
 
 def calibration_error(
-    stated: ArrayLike, right: ArrayLike, *, bins: int = BINS, level: float = 0.95, seed: int = 0
+    stated: ArrayLike,
+    right: ArrayLike,
+    *,
+    bins: int = BINS,
+    level: float = 0.95,
+    seed: int = 0,
+    clusters: ArrayLike | None = None,
 ) -> Interval:
     """Root of the mean squared distance between bins' probabilities and shares, noise taken out.
 
-    The limits are those of the square, from a bootstrap over rows, centred anew since drawing rows
-    from rows adds noise of its own.
+    The limits are those of the square, from a bootstrap over rows (or whole clusters of them),
+    centred anew since drawing rows from rows adds noise of its own.
 
     Args:
         stated: (n,) probabilities of the answers given.
@@ -59,6 +65,7 @@ def calibration_error(
         bins: of equally many rows; fewer where rows are few.
         level: of the interval.
         seed: of the bootstrap.
+        clusters: (n,) group of each row; None where rows are independent.
 
     Raises:
         ValueError: fewer than two rows, lengths that differ, or values beyond 0 to 1.
@@ -66,12 +73,20 @@ def calibration_error(
     probabilities, scores = _checked(stated, right)
     if len(scores) < 2:
         raise ValueError("at least two rows are needed")
-    parts = [(probabilities - scores)[own] for own in _members(probabilities, bins)]
+    members = _members(probabilities, bins)
     numbers = np.random.default_rng([seed, 3])
-    plain, noise = (float(each[0]) for each in _squares([part[None] for part in parts]))
+    if clusters is None:
+        parts = [(probabilities - scores)[own] for own in members]
+        plain, noise = (float(each[0]) for each in _squares([part[None] for part in parts]))
+        drawn = [part[numbers.integers(0, len(part), (_DRAWS, len(part)))] for part in parts]
+        squares, noises = _squares(drawn)
+    else:
+        units = [_in_bin(probabilities - scores, own, clusters) for own in members]
+        count = len(units[0][0])
+        often = numbers.multinomial(count, np.full(count, 1 / count), size=_DRAWS)
+        plain, noise = (float(each[0]) for each in _whole_squares(units, np.ones((1, count))))
+        squares, noises = _whole_squares(units, often.astype(np.float64))
     value = plain - noise
-    drawn = [part[numbers.integers(0, len(part), (_DRAWS, len(part)))] for part in parts]
-    squares, noises = _squares(drawn)
     # A drawn world's own truth is the plain square of the rows it is drawn from.
     draws = squares - noises - plain
     low, high = value - np.quantile(draws, [(1 + level) / 2, (1 - level) / 2])
@@ -96,6 +111,38 @@ def _squares(parts: list[Floats]) -> tuple[Floats, Floats]:
         plain += rows / total * part.mean(axis=1) ** 2
         if rows > 1:
             noise += part.var(axis=1, ddof=1) / total
+    return plain, noise
+
+
+def _in_bin(
+    distances: Floats, own: np.ndarray[tuple[int], np.dtype[np.int64]], clusters: ArrayLike
+) -> tuple[Floats, Floats]:
+    """(G,) sums of the distances and (G,) numbers of the rows of each cluster that are in a bin."""
+    inside = np.zeros(len(distances))
+    inside[own] = 1.0
+    return cluster_sums(distances * inside, clusters)[0], cluster_sums(inside, clusters)[0]
+
+
+def _whole_squares(units: list[tuple[Floats, Floats]], often: Floats) -> tuple[Floats, Floats]:
+    """As `_squares`, of worlds in which clusters are drawn whole.
+
+    Args:
+        units: of each bin (G,) sums and (G,) numbers of rows by cluster, see `_in_bin`.
+        often: (R, G) how often each cluster was drawn.
+
+    Returns:
+        (R,) and (R,).
+    """
+    total = often @ sum(sizes for _, sizes in units)
+    plain, noise = np.zeros(len(often)), np.zeros(len(often))
+    for sums, sizes in units:
+        rows, held = often @ sizes, often @ (sizes > 0)
+        # A bin of which no cluster was drawn counts no rows.
+        mean = (often @ sums) / np.maximum(rows, 1)
+        plain += rows / total * mean**2
+        left = often @ sums**2 - 2 * mean * (often @ (sums * sizes)) + mean**2 * (often @ sizes**2)
+        spread = held / np.maximum(held - 1, 1) * np.maximum(left, 0.0)
+        noise += spread / np.maximum(rows, 1) / total
     return plain, noise
 
 

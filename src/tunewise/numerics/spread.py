@@ -8,30 +8,39 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from tunewise.numerics.intervals import cluster_sums, row_variance
+
 
 def student_interval(
-    values: ArrayLike, *, level: float = 0.95
+    values: ArrayLike, *, level: float = 0.95, clusters: ArrayLike | None = None
 ) -> tuple[float, float | None, float | None]:
-    """The mean of independent values of any unit, and the limits of its confidence interval.
+    """The mean of values of any unit, and the limits of its confidence interval.
 
     Args:
         values: (n,) for example one per seed.
         level: of the interval.
+        clusters: (n,) group of each value; None where values are independent. Degrees of freedom
+            are then one less than there are clusters.
 
     Returns:
-        Mean, low, high; the limits are None where there is one value, which shows no spread.
+        Mean, low, high; the limits are None where there is one value or one cluster, which shows no
+        spread.
 
     Raises:
-        ValueError: there is none, or one is not finite.
+        ValueError: there is none, one is not finite, or `clusters` is of another length.
     """
     numbers = _finite(values)
     mean = float(numbers.mean())
-    if len(numbers) == 1:
+    sums, sizes = cluster_sums(numbers, clusters)
+    if len(sums) == 1:
         return mean, None, None
-    error = float(stats.sem(numbers))
+    if clusters is None:
+        error = float(stats.sem(numbers))
+    else:
+        error = (row_variance(sums, sizes, mean) / len(numbers)) ** 0.5
     if error == 0.0:
         return mean, mean, mean
-    low, high = stats.t.interval(level, len(numbers) - 1, loc=mean, scale=error)
+    low, high = stats.t.interval(level, len(sums) - 1, loc=mean, scale=error)
     return mean, float(low), float(high)
 
 

@@ -19,6 +19,7 @@ def pictures_of(
     measured: Mapping[str, Mapping[int, Floats]],
     curves: Mapping[str, LearningCurve],
     more_rows: int,
+    clusters: Sequence[str] | None = None,
 ) -> tuple[Picture, ...]:
     """The points as measured, and the curves with their bands, a little beyond the last size.
 
@@ -26,11 +27,12 @@ def pictures_of(
         measured: scores (S, n), 0 to 1, by entry and number of training rows.
         curves: of the entries that have sizes enough.
         more_rows: how far beyond the last size the curves are drawn.
+        clusters: (n,) of the test rows; None where they are independent.
     """
     points = []
     for name, each in measured.items():
         for size, scores in sorted(each.items()):
-            interval = mean_interval(scores)
+            interval = mean_interval(scores, clusters=clusters)
             point = Point(name, interval.value, interval.low, interval.high, float(size))
             points.append(point.in_points())
     drawn = []

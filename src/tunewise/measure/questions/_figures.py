@@ -71,13 +71,14 @@ def mean_score(
     )
 
 
-def paired_change(a: ArrayLike, b: ArrayLike) -> Interval:
+def paired_change(a: ArrayLike, b: ArrayLike, clusters: Sequence[str] | None = None) -> Interval:
     """Mean of `a` minus mean of `b` on the same rows, each between 0 and 1.
 
     Args:
         a, b: (S, n) or (n,).
+        clusters: (n,) of the rows (`clusters_of`); None where they are independent.
     """
-    found = paired_difference(a, b)
+    found = paired_difference(a, b, clusters=clusters)
     return Interval(found.difference, found.low, found.high)
 
 

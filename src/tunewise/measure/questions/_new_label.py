@@ -17,7 +17,7 @@ from tunewise.measure.questions._contract import QuestionContext, Subject
 from tunewise.measure.questions._subsets import nested_order
 from tunewise.numerics.intervals import mean_interval
 from tunewise.numerics.pairs import paired_difference
-from tunewise.task.types import FitView, Kind, Row
+from tunewise.task.types import FitView, Kind, Row, clusters_of
 
 FEWEST_OF_LABEL = 8
 
@@ -95,9 +95,13 @@ def with_label(
             return [absent("new_label_score", name, "score", outcome.absent, part=part)]
     of_label = np.array([row.output == label for row in rows])
     then, now = np.array(before.scores), np.array(after.scores)
-    told = mean_interval([now[of_label]])
-    change = paired_difference(now[~of_label], then[~of_label])
-    anew = mean_interval([_own(subject, rows, of_label)])
+    own, others = (
+        clusters_of([row for row, mark in zip(rows, marked, strict=True) if mark])
+        for marked in (of_label, ~of_label)
+    )
+    told = mean_interval([now[of_label]], clusters=own)
+    change = paired_difference(now[~of_label], then[~of_label], clusters=others)
+    anew = mean_interval([_own(subject, rows, of_label)], clusters=own)
     common: dict[str, Any] = {"seeds": (seed,), "part": part}
     return [
         Measurement(

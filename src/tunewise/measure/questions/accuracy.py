@@ -86,7 +86,7 @@ class Accuracy:
                             clusters=clusters_of([context.test[index] for index in members]),
                         )
                     )  # fmt: skip
-            found += _knowing(name, fits, context.spec.kind)
+            found += _knowing(name, fits, context)
         lengths = _picture_of_lengths(context, slices["length"], found)
         return Answered(
             tuple(found),
@@ -133,9 +133,9 @@ def _domains(rows: Sequence[Row]) -> dict[str, list[int]]:
     return found
 
 
-def _knowing(name: str, fits: Sequence[Subject], kind: Kind) -> list[Measurement]:
+def _knowing(name: str, fits: Sequence[Subject], context: QuestionContext) -> list[Measurement]:
     """How well the probabilities of the kept fit's answers meet how often they are right."""
-    record = fits[0].record
+    record, kind = fits[0].record, context.spec.kind
     told = _stating(fits[0], kind)
     seeds = (record.seed,)
     if len(told) < 2:
@@ -147,10 +147,12 @@ def _knowing(name: str, fits: Sequence[Subject], kind: Kind) -> list[Measurement
     stated = np.array([one.probability for one in told], dtype=np.float64).clip(0, 1)
     scores = np.array([one.score for one in told])
     failed = failures([record.test])
-    error = calibration_error(stated, scores)
-    over = paired_change(stated, scores)
+    rows = {row.id: row for row in context.test}
+    clusters = clusters_of([rows[one.id] for one in told])
+    error = calibration_error(stated, scores, clusters=clusters)
+    over = paired_change(stated, scores, clusters)
     # (p - s)^2 is 1 - similarity, so that it lies between 0 and 1 like any score.
-    brier = mean_interval((stated - scores) ** 2)
+    brier = mean_interval((stated - scores) ** 2, clusters=clusters)
     figures = (
         (
             "calibration_error",

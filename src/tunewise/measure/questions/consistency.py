@@ -23,7 +23,7 @@ from tunewise.numerics.intervals import mean_interval
 from tunewise.numerics.repeats import agreement, all_right, at_temperature
 from tunewise.numerics.spread import deviation_interval
 from tunewise.task.score import score_row
-from tunewise.task.types import Kind, Row
+from tunewise.task.types import Kind, Row, clusters_of
 
 _REPEATS, _POWER = "repeat_agreement", "all_repeats_right"
 _REWORDED, _SEEDS, _DEVIATION = "rewording_agreement", "seed_agreement", "seed_deviation"
@@ -79,9 +79,9 @@ class Consistency:
 
             seen = context.once(name, make)
             plain = [subject.record.test[places[row.id]].answer for row in rows]
-            found += _over_repeats(name, subject, seen, settings, context.spec.kind)
+            found += _over_repeats(name, subject, seen, settings, context.spec.kind, rows)
             found.append(_over_rewordings(name, subject, rows, plain, seen["reworded"]))
-            found += _over_seeds(name, fits)
+            found += _over_seeds(name, fits, context.test)
         return Answered(tuple(found), _findings(found, settings), (_picture(found),))
 
 
@@ -171,27 +171,32 @@ def _over_repeats(
     seen: Mapping[str, Any],
     settings: ConsistencySettings,
     kind: Kind,
+    rows: Sequence[Row],
 ) -> list[Measurement]:
-    seeds = (subject.record.seed,)
+    seeds, whole = (subject.record.seed,), clusters_of(rows)
     if "agree" not in seen:
         reason = "it answers without the base model, the same every time"
         return [absent(what, name, SCORE, reason, seeds=seeds) for what in (_REPEATS, _POWER)]
     at = f"at temperature {settings.temperature:g}"
-    found = [
-        _mean(_REPEATS, name, seen["agree"], f"chance that two answers to a row agree {at}", seeds)
-    ]
+    how = f"chance that two answers to a row agree {at}"
+    found = [_mean(_REPEATS, name, seen["agree"], how, seeds, whole)]
     if kind is Kind.GENERATION:
         reason = "an answer of this kind of task is not simply right or wrong"
         return [*found, absent(_POWER, name, SCORE, reason, seeds=seeds)]
     power = min(settings.power, settings.repeats)
     how = f"chance that {power} answers to a row are all right {at} (pass^{power})"
-    return [*found, _mean(_POWER, name, seen["right"], how, seeds)]
+    return [*found, _mean(_POWER, name, seen["right"], how, seeds, whole)]
 
 
 def _mean(
-    what: str, name: str, values: Sequence[float], how: str, seeds: tuple[int, ...]
+    what: str,
+    name: str,
+    values: Sequence[float],
+    how: str,
+    seeds: tuple[int, ...],
+    clusters: Sequence[str] | None,
 ) -> Measurement:
-    found = mean_interval([np.clip(values, 0.0, 1.0)])
+    found = mean_interval([np.clip(values, 0.0, 1.0)], clusters=clusters)
     return Measurement(
         what, name, SCORE, found.value, len(values), f"{how}; mean over rows", found.low,
         found.high, True, seeds=seeds,
@@ -225,7 +230,9 @@ def _over_rewordings(
             if text != row.input:
                 kept.setdefault(row.id, []).append(float(one == other))
                 failed += other is None
-    found = mean_interval([float(np.mean(own)) for own in kept.values()])
+    by_id = {row.id: row for row in rows}
+    whole = clusters_of([by_id[each] for each in kept])
+    found = mean_interval([float(np.mean(own)) for own in kept.values()], clusters=whole)
     return Measurement(
         _REWORDED,
         name,
@@ -242,7 +249,7 @@ def _over_rewordings(
     )
 
 
-def _over_seeds(name: str, fits: Sequence[Subject]) -> list[Measurement]:
+def _over_seeds(name: str, fits: Sequence[Subject], rows: Sequence[Row]) -> list[Measurement]:
     """Agreement of the fits' answers, row by row, and the deviation of their scores."""
     seeds = seeds_of(fits)
     if len(fits) < 2:
@@ -252,8 +259,9 @@ def _over_seeds(name: str, fits: Sequence[Subject]) -> list[Measurement]:
     per_row = [agreement([one.answer for one in row]) for row in zip(*lines, strict=True)]
     scores = [float(np.mean([one.score for one in line])) for line in lines]
     deviation, low, high = deviation_interval(scores)
+    how = "share of pairs of fits whose answers to a row agree"
     return [
-        _mean(_SEEDS, name, per_row, "share of pairs of fits whose answers to a row agree", seeds),
+        _mean(_SEEDS, name, per_row, how, seeds, clusters_of(rows)),
         Measurement(
             _DEVIATION,
             name,

@@ -49,7 +49,7 @@ from tunewise.numerics.learning_curve import (
     smallest_size,
 )
 from tunewise.numerics.pairs import paired_difference
-from tunewise.task.types import Row
+from tunewise.task.types import Row, clusters_of
 
 FEWEST_ROWS = 64
 _LEAST_SHARE = 0.125
@@ -115,22 +115,25 @@ class DataNeed:
             measured[name].scores[sizes[-1]] = scores_on_test(fits, rows)
             results = [one for fit in fits for one in results_on(fit.record, rows)]
             measured[name].failed[sizes[-1]] = sum(one.answer is None for one in results)
-        racing = list(entries)
+        racing, whole = list(entries), clusters_of(rows)
         for number, size in enumerate(sizes[:-1]):
             if number >= _ALWAYS:
-                racing = _still_in(racing, measured, sizes[number - 1], sizes[-1])
+                racing = _still_in(racing, measured, (sizes[number - 1], sizes[-1]), whole)
             for name in racing:
                 _fit_at(context, settings, name, size, measured[name])
-        curves = _curves(measured)
+        curves = _curves(measured, whole)
         found = [
-            *_points(context, settings, measured),
+            *_points(context, measured, whole),
             *_needs(context, settings, curves, measured),
             *_crossings(curves, len(rows)),
             *_works(context, measured),
             *not_asked("rows_needed", chosen.left_out, "rows"),
         ]
         pictures = pictures_of(
-            {name: each.scores for name, each in measured.items()}, curves, settings.more_rows
+            {name: each.scores for name, each in measured.items()},
+            curves,
+            settings.more_rows,
+            whole,
         )
         told = (
             *findings_of(found, curves, settings.tolerance, settings.more_rows),
@@ -198,9 +201,20 @@ def _fit_at(
 
 
 def _still_in(
-    racing: Sequence[str], measured: Mapping[str, _Measured], before: int, full: int
+    racing: Sequence[str],
+    measured: Mapping[str, _Measured],
+    sizes: tuple[int, int],
+    clusters: Sequence[str] | None,
 ) -> list[str]:
-    """The entries that may still be worth fitting at the next size; see the module's text."""
+    """The entries that may still be worth fitting at the next size; see the module's text.
+
+    Args:
+        racing: entries so far.
+        measured: their scores.
+        sizes: the last one at which all were fitted, and the full one.
+        clusters: of the test rows.
+    """
+    before, full = sizes
 
     def behind(name: str, size: int) -> bool:
         held = [each for each in racing if size in measured[each].scores]
@@ -208,7 +222,8 @@ def _still_in(
         if name == best:
             return False
         scores = measured[name].scores
-        return paired_difference(measured[best].scores[size], scores[size]).low > 0
+        first = measured[best].scores[size]
+        return paired_difference(first, scores[size], clusters=clusters).low > 0
 
     return [
         name
@@ -217,26 +232,31 @@ def _still_in(
     ]
 
 
-def _curves(measured: Mapping[str, _Measured]) -> dict[str, LearningCurve]:
+def _curves(
+    measured: Mapping[str, _Measured], clusters: Sequence[str] | None
+) -> dict[str, LearningCurve]:
     """Of every entry that has sizes enough."""
     curves = {}
     for number, (name, each) in enumerate(measured.items()):
         sizes = sorted(each.scores)
         if len(sizes) >= FEWEST_SIZES:
             scores = [each.scores[size] for size in sizes]
-            curves[name] = fit_curve(sizes, scores, number=number)
+            curves[name] = fit_curve(sizes, scores, number=number, clusters=clusters)
     return curves
 
 
 def _points(
-    context: QuestionContext, settings: DataNeedSettings, measured: Mapping[str, _Measured]
+    context: QuestionContext,
+    measured: Mapping[str, _Measured],
+    clusters: Sequence[str] | None,
 ) -> list[Measurement]:
     """The score at every size."""
     found = []
     full = len(context.view.train)
     for name, each in measured.items():
         for size, scores in sorted(each.scores.items()):
-            interval, share = mean_interval(scores), 100 * _share(context, size)
+            interval = mean_interval(scores, clusters=clusters)
+            share = 100 * _share(context, size)
             how = "the run's own fits, mean over test rows and fits"
             seeds = tuple(sorted(fit.record.seed for fit in context.subjects[name]))
             if size < full:

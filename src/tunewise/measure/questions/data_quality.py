@@ -36,7 +36,7 @@ from tunewise.measure.questions._subsets import dealt
 from tunewise.measure.questions._telling import figures
 from tunewise.numerics.intervals import mean_interval
 from tunewise.numerics.pairs import paired_difference
-from tunewise.task.types import FitView, Kind, Row
+from tunewise.task.types import FitView, Kind, Row, clusters_of
 
 SHARE, GAIN, AGREES = "label_candidates", "gain_without_candidates", "judge_agrees"
 FEWEST_ROWS = 40
@@ -92,7 +92,7 @@ class DataQuality:
             return Answered(tuple(found), _check_findings(context))
         candidates, agreed = _candidates(context, settings, judge)
         found += _shares(context, judge, candidates)
-        found.append(_agreement(judge, agreed))
+        found.append(_agreement(judge, agreed, _rows(context.view)))
         found.append(_gain(context, settings, judge, candidates))
         table = candidate_table(candidates, settings.shown)
         findings = (*_check_findings(context), *_findings(found, candidates))
@@ -220,19 +220,19 @@ def _shares(
 ) -> list[Measurement]:
     """Share of candidates by split."""
     record = judge[0].record
-    sizes = {
-        "train": len(context.view.train),
-        "validation": len(context.view.validation),
-        "test": len(context.test),
+    splits = {
+        "train": context.view.train,
+        "validation": context.view.validation,
+        "test": context.test,
     }
     found = []
-    for split, size in sizes.items():
-        count = sum(each.split == split for each in candidates)
-        share = mean_interval([1.0] * count + [0.0] * (size - count))
+    for split, rows in splits.items():
+        wrong = {each.row.id for each in candidates if each.split == split}
+        share = mean_interval([float(r.id in wrong) for r in rows], clusters=clusters_of(rows))
         by = "the run's own fit" if split == "test" else "fits that had not seen the row"
         found.append(
             Measurement(
-                SHARE, record.method, "share", share.value, size,
+                SHARE, record.method, "share", share.value, len(rows),
                 f"rows whose label {by} contradicted with confidence (cleanlab); some are the "
                 "model's own mistakes", share.low, share.high, higher_is_better=False,
                 seeds=(record.seed,), part={"split": split},
@@ -241,9 +241,11 @@ def _shares(
     return found
 
 
-def _agreement(judge: Sequence[Subject], agreed: Sequence[float]) -> Measurement:
+def _agreement(
+    judge: Sequence[Subject], agreed: Sequence[float], rows: Sequence[Row]
+) -> Measurement:
     """How often the judge agrees with labels it has not seen: its own limit."""
-    share = mean_interval([list(agreed)])
+    share = mean_interval([list(agreed)], clusters=clusters_of(rows))
     record = judge[0].record
     return Measurement(
         AGREES, record.method, "share", share.value, len(agreed),
@@ -281,7 +283,8 @@ def _gain(
             return absent(GAIN, name, "score", outcome.absent)
     ordered = sorted(zip(fits, outcomes, strict=True), key=lambda pair: pair[0].record.seed)
     without = np.array([outcome.scores for _, outcome in ordered])
-    change = paired_difference(without, scores_on_test(fits, context.test))
+    present = scores_on_test(fits, context.test)
+    change = paired_difference(without, present, clusters=clusters_of(context.test))
     return Measurement(
         GAIN, name, "score", change.difference, len(context.test),
         f"score of fits without the {len(gone)} candidates minus that of the run's fits of the "

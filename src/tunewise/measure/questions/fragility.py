@@ -30,7 +30,7 @@ from tunewise.numerics.changes import spread_by_chance, worst_change
 from tunewise.numerics.intervals import Floats, mean_interval
 from tunewise.numerics.spread import spread_of
 from tunewise.task.prompt import PromptText
-from tunewise.task.types import Row
+from tunewise.task.types import Row, clusters_of
 
 # Everything that is done to the input, beside the families that change how it is asked.
 INPUT = "input"
@@ -94,7 +94,7 @@ class Fragility:
             plain = [subject.record.test[places[row.id]] for row in rows]
             seen, left_out = _answered(context, settings, name, subject)
             before = np.array([one.score for one in plain])
-            found += _of_entry(name, subject, before, plain, seen, left_out)
+            found += _of_entry(name, subject, rows, plain, seen, left_out)
             points += _points(name, before, seen)
             if seen:
                 lines.append(_worst_line(name, rows, plain, before, seen))
@@ -200,7 +200,7 @@ def _told(results: Sequence[RowResult]) -> dict[str, Any]:
 def _of_entry(
     name: str,
     subject: Subject,
-    before: Floats,
+    rows: Sequence[Row],
     plain: Sequence[RowResult],
     seen: Sequence[_Seen],
     left_out: Mapping[str, str],
@@ -216,7 +216,7 @@ def _of_entry(
             found.append(absent("spread", name, SCORE, reason, seeds=seeds, part=part))
             found.append(absent("worst_change", name, SCORE, reason, seeds=seeds, part=part))
             continue
-        found += _of_family(name, seeds, family, before, plain, own)
+        found += _of_family(name, seeds, family, rows, plain, own)
     return found
 
 
@@ -224,14 +224,15 @@ def _of_family(
     name: str,
     seeds: tuple[int, ...],
     family: str,
-    before: Floats,
+    tested: Sequence[Row],
     plain: Sequence[RowResult],
     own: Sequence[_Seen],
 ) -> list[Measurement]:
+    before, clusters = np.array([one.score for one in plain]), clusters_of(tested)
     changed = np.array([each.scores for each in own])
     means = [float(before.mean()), *changed.mean(axis=1).tolist()]
     spread = spread_of(means)
-    chance, p_value = spread_by_chance(np.concatenate([before[None], changed]))
+    chance, p_value = spread_by_chance(np.concatenate([before[None], changed]), clusters=clusters)
     failed = sum(answer is None for each in own for answer in each.answers)
     rows = f"{len(own)} changes and none, the same {before.size} rows"
     chanced = f"chance alone would show {100 * chance:.1f} points, p = {p_value:.3f}"
@@ -248,15 +249,15 @@ def _of_family(
                     part=part)
         for what, value, how, better in figures
     ]  # fmt: skip
-    worst = worst_change(before, changed)
-    usual = paired_change(changed, before)
+    worst = worst_change(before, changed, clusters=clusters)
+    usual = paired_change(changed, before, clusters)
     same = np.array(
         [
             [float(one.answer == other) for one, other in zip(plain, each.answers, strict=True)]
             for each in own
         ]
     )
-    kept = mean_interval(same)
+    kept = mean_interval(same, clusters=clusters)
     for what, interval, how in (
         ("worst_change", worst, "score under the worst change minus none; the change is chosen on "
          "one half of the rows and measured on the other, and in turn"),

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from tunewise.adaptation.judge import sample_rows
@@ -37,7 +38,7 @@ from tunewise.measure.questions._telling import figures
 from tunewise.numerics.intervals import mean_interval
 from tunewise.numerics.ranking import area_under_curve
 from tunewise.numerics.spread import student_interval
-from tunewise.task.types import Kind, Row
+from tunewise.task.types import Kind, Row, clusters_of
 
 INFORMATION = "answer_information"
 _PARTS = 3  # equal parts of the rows by what the base can read out of them
@@ -94,7 +95,7 @@ class KnowledgeGap:
         rows = _rows(context, settings)
         found, tables = word_figures(context, surprise, _terms(context, settings))
         read = context.once("texts and answers", lambda: _read(context, surprise, rows))
-        found += _texts(read, labelled=_labelled(context))
+        found += _texts(read, rows, labelled=_labelled(context))
         found += _predictions(context, rows, read)
         pictures = _pictures(context, rows, read)
         return Answered(tuple(found), _findings(found), pictures, tables)
@@ -155,7 +156,7 @@ def _read_labels(
     }
 
 
-def _texts(read: Mapping[str, Any], *, labelled: bool) -> list[Measurement]:
+def _texts(read: Mapping[str, Any], rows: Sequence[Row], *, labelled: bool) -> list[Measurement]:
     """Surprise of texts and answers, and what the row tells of its answer."""
     found = []
     for name, what, part in (
@@ -164,31 +165,40 @@ def _texts(read: Mapping[str, Any], *, labelled: bool) -> list[Measurement]:
         ("without", "answer_surprise", {"row": "hidden"}),
     ):
         rates = [
-            bits / tokens
+            None if bits is None else bits / tokens
             for bits, tokens in zip(read[name], read[f"{name}_tokens"], strict=True)
-            if bits is not None
         ]
         how = "of the untouched base, mean over rows"
         unit = "bits" if labelled and name != "text" else "bits_per_token"
-        found.append(_mean(what, unit, rates, how, part, better=False))
-    told = [bits for bits in information(read) if bits is not None]
+        found.append(_mean((what, unit, how), rates, rows, part, better=False))
+    told = information(read)
     how = "bits that the row takes off the answer's surprise, plain instruction, mean over rows"
-    found.append(_mean(INFORMATION, "bits", told, how, {}, better=True))
+    found.append(_mean((INFORMATION, "bits", how), told, rows, {}, better=True))
     return found
 
 
 def _mean(
-    name: str,
-    unit: str,
-    values: Sequence[float],
-    how: str,
+    figure: tuple[str, str, str],
+    every: Sequence[float | None],
+    rows: Sequence[Row],
     part: Mapping[str, str],
     *,
     better: bool,
 ) -> Measurement:
+    """The mean over the rows that have a value.
+
+    Args:
+        figure: name, unit and how.
+        every: (n,) of the rows.
+        rows: n of them.
+        part, better: of the measurement.
+    """
+    name, unit, how = figure
+    values = [value for value in every if value is not None]
     if not values:
         return absent(name, "", unit, "no row fits the base's context", part=part)
-    mean, low, high = student_interval(values)
+    kept = [row for row, value in zip(rows, every, strict=True) if value is not None]
+    mean, low, high = student_interval(values, clusters=clusters_of(kept))
     return Measurement(
         name, "", unit, mean, len(values), how, low, high, higher_is_better=better, part=part
     )
@@ -226,6 +236,7 @@ def _predictions(
     told = information(read)
     kept = [index for index, bits in enumerate(told) if bits is not None]
     lacking = np.array([-bits for bits in told if bits is not None])
+    whole = clusters_of([rows[index] for index in kept])
     found = []
     for name, other in (("mistakes_foretold", None), ("gains_foretold", trained)):
         if prompt is None or (name == "gains_foretold" and other is None):
@@ -244,7 +255,7 @@ def _predictions(
             reason = f"{int(marked.sum())} of {len(marked)} rows are of that sort"
             found.append(absent(name, about, "area_under_curve", reason, beside=beside))
             continue
-        area = area_under_curve(lacking[marked], lacking[~marked])
+        area = area_under_curve(lacking[marked], lacking[~marked], clusters=_apart(whole, marked))
         found.append(
             Measurement(
                 name, about, "area_under_curve", area.value, len(marked),
@@ -253,6 +264,16 @@ def _predictions(
             )
         )  # fmt: skip
     return found
+
+
+def _apart(
+    clusters: Sequence[str] | None, marked: NDArray[np.bool_]
+) -> tuple[NDArray[np.str_], NDArray[np.str_]] | None:
+    """The clusters of the marked rows, and those of the others."""
+    if clusters is None:
+        return None
+    named = np.array(clusters)
+    return named[marked], named[~marked]
 
 
 def _pictures(
@@ -270,7 +291,8 @@ def _pictures(
             continue
         scores = {one.id: one.score for one in subject.record.test}
         for part in np.array_split(np.array(order), _PARTS):
-            interval = mean_interval([[scores[rows[int(index)].id] for index in part]])
+            own = [rows[int(index)] for index in part]
+            interval = mean_interval([[scores[row.id] for row in own]], clusters=clusters_of(own))
             middle = float(np.mean([told[int(index)] for index in part]))
             points.append(
                 Point(

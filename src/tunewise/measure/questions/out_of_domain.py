@@ -40,7 +40,7 @@ from tunewise.numerics.pairs import paired_difference
 from tunewise.numerics.unpaired import difference_of
 from tunewise.task.options import TaskOptions
 from tunewise.task.task import rows_from
-from tunewise.task.types import FitView, Kind, Row
+from tunewise.task.types import FitView, Kind, Row, clusters_of
 
 FEWEST_TEST_ROWS = 20
 FEWEST_TRAIN_ROWS = 16
@@ -56,6 +56,11 @@ class OutOfDomainSettings(QuestionSettings):
     input: str | None = Field(None, description="the file's column with the text; found if unset")
     output: str | None = Field(
         None, description="the file's column with the answer; found if unset"
+    )
+    group: str | None = Field(
+        None,
+        description="the file's column whose equal rows belong together, as of one document; "
+        "found if unset and named group",
     )
     domain: str | None = Field(
         None,
@@ -130,7 +135,7 @@ def _other_rows(context: QuestionContext, settings: OutOfDomainSettings) -> tupl
     Raises:
         DataError: it cannot be read, or has a label that the task does not know.
     """
-    columns = {"input": settings.input, "output": settings.output}
+    columns = {"input": settings.input, "output": settings.output, "group": settings.group}
     options = TaskOptions.model_validate(columns)
     rows = rows_from(str(settings.file), options, context.spec)
     # Rows that stand on both sides of the difference would make its interval too narrow.
@@ -153,8 +158,10 @@ def _on_file(
         chosen = fits[0]
         outcome = _answers(context, chosen, rows)
         here, there = (
-            mean_interval([[one.score for one in chosen.record.test]]),
-            mean_interval([outcome.scores]),
+            mean_interval(
+                [[one.score for one in chosen.record.test]], clusters=clusters_of(context.test)
+            ),
+            mean_interval([outcome.scores], clusters=clusters_of(rows)),
         )
         loss = difference_of(here, there)
         common: dict[str, Any] = {
@@ -252,9 +259,9 @@ def _without(
         if outcome.absent:
             found.append(absent(LOSS, name, "score", outcome.absent, part=part))
             continue
-        score = mean_interval([outcome.scores])
+        score = mean_interval([outcome.scores], clusters=clusters_of(rows))
         seen = [record.test[index].score for index in places]
-        loss = paired_difference(seen, outcome.scores)
+        loss = paired_difference(seen, outcome.scores, clusters=clusters_of(rows))
         common: dict[str, Any] = {"n_failed": outcome.failed, "seeds": (seed,), "part": part}
         found += [
             Measurement(

@@ -20,7 +20,7 @@ from tunewise.numerics.intervals import Interval, mean_interval
 from tunewise.numerics.unpaired import difference_of
 from tunewise.task.metrics import folded
 from tunewise.task.render import Renderer
-from tunewise.task.types import Row
+from tunewise.task.types import Row, clusters_of
 
 _FEWEST = 10
 # A gap of so much is worth a sentence.
@@ -81,10 +81,10 @@ class Overfitting:
             def make(subject: Subject = subject) -> Mapping[str, Any]:
                 return _looked(context, settings, subject, rows)
 
-            seen = context.once(name, make)
+            seen = context.once(f"{name} on rows it was fitted on", make)
             train = [RowResult(**each) for each in seen["train"]]
-            found += _gap(name, subject, train)
-            found += _heart(name, subject, seen)
+            found += _gap(name, subject, train, rows, context.test)
+            found += _heart(name, subject, seen, (context.view.train, context.test))
             if not context.spec.labels:
                 found.append(_answers_by_heart(name, subject, train, rows, context.test))
             found.append(_rise(name, subject))
@@ -126,7 +126,7 @@ def _looked(
             decode = predictor.readout.renderer.decode
             for which, part in (("train", train_rows), ("test", test_rows)):
                 known = recalled(predictor, part, tokens=settings.next_tokens)
-                content[f"{which}_by_heart"] = [float(yes) for _, yes in known]
+                content[f"{which}_by_heart"] = {each.row.id: float(yes) for each, yes in known}
                 if which == "train":
                     content["texts"] = [
                         [decode(each.given[-40:]), decode(each.next)] for each, yes in known if yes
@@ -134,11 +134,18 @@ def _looked(
     return content
 
 
-def _gap(name: str, subject: Subject, train: Sequence[RowResult]) -> list[Measurement]:
+def _gap(
+    name: str,
+    subject: Subject,
+    train: Sequence[RowResult],
+    rows: Sequence[Row],
+    test: Sequence[Row],
+) -> list[Measurement]:
     """The score on rows that were fitted on, and how much higher it is than on test rows."""
     record = subject.record
     seeds = (record.seed,)
-    fitted, held = mean_interval(scores_of([train])), mean_interval(scores_of([record.test]))
+    fitted = mean_interval(scores_of([train]), clusters=clusters_of(rows))
+    held = mean_interval(scores_of([record.test]), clusters=clusters_of(test))
     gap = difference_of(fitted, held)
     failed = failures([train])
     return [
@@ -172,7 +179,12 @@ def _gap(name: str, subject: Subject, train: Sequence[RowResult]) -> list[Measur
     ]
 
 
-def _heart(name: str, subject: Subject, seen: Mapping[str, Any]) -> list[Measurement]:
+def _heart(
+    name: str,
+    subject: Subject,
+    seen: Mapping[str, Any],
+    splits: tuple[Sequence[Row], Sequence[Row]],
+) -> list[Measurement]:
     train, test = seen.get("train_by_heart"), seen.get("test_by_heart")
     seeds = (subject.record.seed,)
     what = "inputs_by_heart"
@@ -180,7 +192,15 @@ def _heart(name: str, subject: Subject, seen: Mapping[str, Any]) -> list[Measure
         return [absent(what, name, SCORE, _NO_BASE, seeds=seeds)]
     if min(len(train), len(test)) < _FEWEST:
         return [absent(what, name, SCORE, _SHORT, seeds=seeds, n=min(len(train), len(test)))]
-    return [_more_in_train(what, name, train, test, seeds, "inputs that go on word for word")]
+    begun = [
+        [row for row in rows if row.id in own]
+        for rows, own in zip(splits, (train, test), strict=True)
+    ]
+    fitted, held = (
+        ([own[row.id] for row in rows], rows)
+        for rows, own in zip(begun, (train, test), strict=True)
+    )
+    return [_more_in_train(what, name, fitted, held, seeds, "inputs that go on word for word")]
 
 
 def _answers_by_heart(
@@ -195,7 +215,7 @@ def _answers_by_heart(
     held = [float(_exact(one, row)) for one, row in zip(subject.record.test, test, strict=True)]
     seeds = (subject.record.seed,)
     what = "answers given word for word"
-    return _more_in_train("answers_by_heart", name, fitted, held, seeds, what)
+    return _more_in_train("answers_by_heart", name, (fitted, rows), (held, test), seeds, what)
 
 
 def _exact(result: RowResult, row: Row) -> bool:
@@ -205,18 +225,20 @@ def _exact(result: RowResult, row: Row) -> bool:
 def _more_in_train(
     what: str,
     name: str,
-    train: Sequence[float],
-    test: Sequence[float],
+    train: tuple[Sequence[float], Sequence[Row]],
+    test: tuple[Sequence[float], Sequence[Row]],
     seeds: tuple[int, ...],
     words: str,
 ) -> Measurement:
-    more: Interval = difference_of(mean_interval([train]), mean_interval([test]))
+    """Of numbers and the rows they are of: the mean in training minus that in test."""
+    shares = (mean_interval([own], clusters=clusters_of(rows)) for own, rows in (train, test))
+    more: Interval = difference_of(*shares)
     return Measurement(
         what,
         name,
         SCORE,
         more.value,
-        len(train) + len(test),
+        len(train[0]) + len(test[0]),
         f"share of training rows' {words}, minus that of test rows",
         more.low,
         more.high,

@@ -23,7 +23,7 @@ from tunewise.measure.records import RowResult
 from tunewise.numerics.counts import f1_interval
 from tunewise.numerics.intervals import mean_interval
 from tunewise.task.metrics import field_pairs, parse_json
-from tunewise.task.types import Kind, Row
+from tunewise.task.types import Kind, Row, clusters_of
 
 # Scores of the answers, and what they are called: under the grammar, and "free_" before it.
 _CHECKS = {
@@ -71,14 +71,17 @@ class Structure:
             found = [
                 each
                 for name, subject in chosen.items()
-                for each in (*_checked(name, subject), *_fields(name, subject, context.test))
+                for each in (
+                    *_checked(name, subject, context.test),
+                    *_fields(name, subject, context.test),
+                )
             ]
             return Answered(tuple(found), _json_findings(found), _json_pictures(found))
         found = _sql(context.test, chosen, settings)
         return Answered(tuple(found), _sql_findings(found))
 
 
-def _checked(name: str, subject: Subject) -> list[Measurement]:
+def _checked(name: str, subject: Subject, rows: Sequence[Row]) -> list[Measurement]:
     """Shares of well-formed answers, with and without the grammar."""
     found = []
     results = subject.record.test
@@ -91,7 +94,10 @@ def _checked(name: str, subject: Subject) -> list[Measurement]:
                 missing = "no answer was read this way" if way == "free" else "not checked"
                 found.append(absent(check, name, "share", missing, part=part))
                 continue
-            share = mean_interval([scores])
+            whole = clusters_of(
+                [row for row, score in zip(rows, held, strict=True) if score is not None]
+            )
+            share = mean_interval([scores], clusters=whole)
             how = f"{what}, decoded {'under the grammar' if way == 'grammar' else 'freely'}"
             found.append(
                 Measurement(
@@ -111,16 +117,18 @@ def _extra(result: RowResult, name: str) -> float | None:
 def _fields(name: str, subject: Subject, rows: Sequence[Row]) -> list[Measurement]:
     """Precision and recall of every field as F1, most frequent fields first."""
     counts: dict[str, list[tuple[int, int, int]]] = {}
+    having: dict[str, list[Row]] = {}
     for result, row in zip(subject.record.test, rows, strict=True):
         given, wanted = _by_field(result.answer), _by_field(row.output)
         for field in given.keys() | wanted.keys():
             told, true = given.get(field, Counter()), wanted.get(field, Counter())
             count = ((told & true).total(), told.total(), true.total())
             counts.setdefault(field, []).append(count)
+            having.setdefault(field, []).append(row)
     found = []
     often = sorted(counts, key=lambda field: (-sum(c[2] for c in counts[field]), field))
     for field in often[:_MOST_FIELDS]:
-        interval = f1_interval(counts[field])
+        interval = f1_interval(counts[field], clusters=clusters_of(having[field]))
         found.append(
             Measurement(
                 "field_f1", name, "score", interval.value, len(counts[field]),
@@ -157,7 +165,7 @@ def _sql(
     database = ScriptDatabase(_script(settings.sql_script), settings.seconds)
     expected = [database.rows_of(row.output) for row in rows]
     usable = [index for index, result in enumerate(expected) if result.error == ""]
-    found = []
+    found, whole = [], clusters_of([rows[index] for index in usable])
     for name, subject in chosen.items():
         answers = [subject.record.test[index] for index in usable]
         given = [database.rows_of(one.answer or "") for one in answers]
@@ -174,7 +182,7 @@ def _sql(
                 reason = f"no reference query runs: {expected[0].error}"
                 found.append(absent(what, name, "share", reason))
                 continue
-            share = mean_interval([[float(each) for each in held]])
+            share = mean_interval([[float(each) for each in held]], clusters=whole)
             found.append(
                 Measurement(
                     what, name, "share", share.value, len(held),

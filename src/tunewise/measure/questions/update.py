@@ -43,7 +43,7 @@ from tunewise.measure.questions._subsets import nested_order
 from tunewise.measure.questions._telling import figures
 from tunewise.numerics.intervals import mean_interval
 from tunewise.numerics.pairs import paired_difference
-from tunewise.task.types import Kind, Row
+from tunewise.task.types import Kind, Row, clusters_of
 
 FEWEST_ROWS = 40
 ROWS, LABEL = "new rows", "a new label"
@@ -168,6 +168,7 @@ def _new_rows(
 ) -> list[Measurement]:
     view, added = context.view, _added(context, settings)
     rows = _tested(context, settings)
+    whole = clusters_of(rows)
     by_label = view.spec.kind is Kind.CLASSIFICATION
     order = nested_order(view.train, subject.record.seed, by_label=by_label)
     held = added[-1]
@@ -182,25 +183,30 @@ def _new_rows(
     own = results_on(record, rows)
     failed = sum(one.answer is None for one in own)
     anew = Outcome(tuple(one.score for one in own), failed, passes_of(record), record.seconds)
-    found = [_scored(context, subject, BEFORE, 0, before)]
+    found = [_scored(context, subject, BEFORE, 0, before, whole)]
     for count, outcome in zip(added, continued, strict=True):
-        found.append(_scored(context, subject, CONTINUED, count, outcome))
+        found.append(_scored(context, subject, CONTINUED, count, outcome, whole))
         found += _costs(name, CONTINUED, count, outcome, record.seed)
-        found.append(_difference("gain", subject, count, outcome, before))
-    found.append(_scored(context, subject, ANEW, held, anew))
+        found.append(_difference("gain", subject, count, (outcome, before), whole))
+    found.append(_scored(context, subject, ANEW, held, anew, whole))
     found += _costs(name, ANEW, held, anew, record.seed)
-    found.append(_difference("behind_new_fit", subject, held, anew, continued[-1]))
+    found.append(_difference("behind_new_fit", subject, held, (anew, continued[-1]), whole))
     return found
 
 
 def _scored(
-    context: QuestionContext, subject: Subject, way: str, added: int, outcome: Outcome
+    context: QuestionContext,
+    subject: Subject,
+    way: str,
+    added: int,
+    outcome: Outcome,
+    clusters: Sequence[str] | None,
 ) -> Measurement:
     part: dict[str, str | int] = {"way": way, "added": added}
     name = subject.record.method
     if outcome.absent:
         return absent("score", name, "score", outcome.absent, part=part)
-    interval = mean_interval([outcome.scores])
+    interval = mean_interval([outcome.scores], clusters=clusters)
     share = f"{100 * share_of(context, added):.0f}% of a fit's budget"
     how = {
         BEFORE: "fitted without the new rows, whole budget",
@@ -232,14 +238,19 @@ def _costs(name: str, way: str, added: int, outcome: Outcome, seed: int) -> list
 
 
 def _difference(
-    what: str, subject: Subject, added: int, one: Outcome, other: Outcome
+    what: str,
+    subject: Subject,
+    added: int,
+    both: tuple[Outcome, Outcome],
+    clusters: Sequence[str] | None,
 ) -> Measurement:
     """The first minus the other on the same rows."""
+    one, other = both
     name, part = subject.record.method, {"added": added}
-    for outcome in (one, other):
+    for outcome in both:
         if outcome.absent:
             return absent(what, name, "score", outcome.absent, part=part)
-    told = paired_difference(one.scores, other.scores)
+    told = paired_difference(one.scores, other.scores, clusters=clusters)
     how = {
         "gain": "gone on with the new rows minus before them, on the same test rows",
         "behind_new_fit": "the run's own fit minus gone on with the new rows, same test rows",

@@ -31,7 +31,7 @@ from tunewise.measure.questions._shares import (
 )
 from tunewise.measure.questions._telling import Figure, figures
 from tunewise.numerics.intervals import mean_interval
-from tunewise.task.types import FitView, Kind, Row
+from tunewise.task.types import FitView, Kind, Row, clusters_of
 
 _FEWEST_ROWS = 20
 
@@ -79,12 +79,13 @@ class WrongLabels:
         for name in dict.fromkeys(name for name, _ in chosen.kept):
             used = by_seed(context.subjects[name])[: settings.fits]
             clean = scores_on_test(used, rows)
-            points.append(_point(name, 0.0, clean))
+            points.append(_point(name, 0.0, clean, clusters_of(rows)))
             for share in sorted(share for other, share in chosen.kept if other == name):
                 outcomes = [_spoiled_fit(context, fit, share, rows) for fit in used]
-                found += _figures(name, share, used, clean, outcomes)
+                found += _figures(name, share, used, clean, outcomes, clusters_of(rows))
                 if all(not each.absent for each in outcomes):
-                    points.append(_point(name, share, [each.scores for each in outcomes]))
+                    spoiled = [each.scores for each in outcomes]
+                    points.append(_point(name, share, spoiled, clusters_of(rows)))
         for name, share in chosen.left_out:
             found.append(absent("change", name, SCORE, REASON, part={"wrong": share}))
         picture = Picture(
@@ -161,6 +162,7 @@ def _figures(
     used: Sequence[Subject],
     clean: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
     outcomes: Sequence[Outcome],
+    clusters: Sequence[str] | None,
 ) -> list[Measurement]:
     seeds = tuple(fit.record.seed for fit in used)
     part = {"wrong": share}
@@ -170,7 +172,8 @@ def _figures(
             absent(what, name, SCORE, reason, seeds=seeds, part=part) for what in (SCORE, "change")
         ]
     scores = np.array([each.scores for each in outcomes])
-    mean, change = mean_interval(scores), paired_change(scores, clean)
+    mean = mean_interval(scores, clusters=clusters)
+    change = paired_change(scores, clean, clusters)
     failed = sum(each.failed for each in outcomes)
     how = f"after fitting with {100 * share:g}% of training and validation answers spoiled"
     return [
@@ -195,8 +198,8 @@ def _figures(
     ]
 
 
-def _point(name: str, share: float, scores: object) -> Point:
-    found = mean_interval(np.array(scores, dtype=np.float64))
+def _point(name: str, share: float, scores: object, clusters: Sequence[str] | None) -> Point:
+    found = mean_interval(np.array(scores, dtype=np.float64), clusters=clusters)
     return Point(name, 100 * found.value, 100 * found.low, 100 * found.high, 100 * share)
 
 
