@@ -26,7 +26,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats: TypeAlias = NDArray[np.float64]
 RESAMPLES = 4000
@@ -94,6 +93,8 @@ def mean_interval(
     value = float(matrix.mean())
     if len(matrix) == 1 and is_binary(matrix) and clusters is None:
         right, total = int(matrix.sum()), matrix.shape[1]
+        from scipy import stats  # a second of loading, which no flag's check should wait for
+
         wilson = stats.binomtest(right, total).proportion_ci(level, method="wilson")
         return Interval(value, float(wilson.low), float(wilson.high))
     sums, sizes = _with_pseudo_rows(matrix, *cluster_sums(matrix.mean(axis=0), clusters))
@@ -111,6 +112,8 @@ def share_limits(share: float, rows: int, *, level: float = 0.95) -> tuple[float
         rows: at least one.
         level: of the interval.
     """
+    from scipy import stats
+
     reach = float(stats.norm.ppf((1 + level) / 2))
     middle = share + reach**2 / (2 * rows)
     width = reach * (share * (1 - share) / rows + reach**2 / (4 * rows**2)) ** 0.5
