@@ -15,9 +15,11 @@ it was interrupted, whichever of the two began it. Errors are those of `tunewise
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ from tunewise.cli.options import parse_methods, parse_questions, parse_seeds
 from tunewise.compare.contract import Comparison
 from tunewise.compare.priorities import priorities_from
 from tunewise.config import RunConfig
+from tunewise.early import check_run
 from tunewise.errors import ConfigError
 from tunewise.task.in_memory import source_of
 from tunewise.task.options import TaskOptions, merge
@@ -69,13 +72,15 @@ def compare(
         RunError: it could not finish; the same call goes on from there.
     """
     from tunewise.cli.progress import bars
-    from tunewise.pipeline import compare as run_all
 
     what_matters = priorities_from(None, dict(priorities or {}))
     typed = ", ".join([_shown(data), *(f"{name}={value!r}" for name, value in told.items())])
     with source_of(data) as (source, name):
         config = _config(source, {"name": name} | told)
         folder = config.usual_folder if out is None else Path(out)
+        check_run(config, folder)
+        from tunewise.pipeline import compare as run_all
+
         with bars() if progress else nullcontext(_Silent()) as reporter:
             found = run_all(
                 config, folder, f"tunewise.api.compare({typed})", reporter, what_matters
@@ -230,6 +235,8 @@ class Model:
         Args:
             data: see `compare`.
             **about: what the data are, by the names of `TaskOptions`.
+
+        Rows without an answer are left out, and a Python warning names them.
         """
         from tunewise.steps import measure, score_summary
         from tunewise.task.task import rows_from
@@ -237,7 +244,7 @@ class Model:
         spec = self.adaptation.spec
         with source_of(data) as (source, name):
             options = merge(TaskOptions.model_validate({}), **({"name": name} | about))
-            rows = rows_from(source, options, spec)
+            rows = rows_from(source, options, spec, say=partial(warnings.warn, stacklevel=3))
         return score_summary(measure(self.base, self.adaptation, rows), rows, spec)
 
 

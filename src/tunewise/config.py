@@ -16,6 +16,7 @@ from tunewise.task.options import TaskOptions
 
 DEFAULT_BASE = "smollm2-135m"
 ALL_QUESTIONS = ("all",)
+DTYPES = ("bfloat16", "float32")
 # Token passes per fit. The default grows with the rows' length, so that a fit can take about
 # `_DEFAULT_STEPS` steps of 16 rows, and is stated with every run.
 BUDGET_NAMES = {"small": 0.4, "default": 1.0, "large": 4.0}
@@ -79,8 +80,10 @@ class RunConfig(BaseModel):
 
     def _hash(self, **besides: str) -> str:
         # What is asked afterwards changes no fit: a finished run can be asked more.
-        beside = {"base", "dtype", "source", "questions", "question_settings"}
-        asked = self.model_dump(mode="json", exclude=beside) | {"climb": self.climbs}
+        beside = dict.fromkeys(("base", "dtype", "source", "questions", "question_settings"), True)
+        # What refuses data changes none either: where it does not, the rows are the same.
+        asked = self.model_dump(mode="json", exclude={**beside, "options": {"require_answers"}})
+        asked["climb"] = self.climbs
         text = json.dumps({**asked, **besides}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,27 @@ from typing import Any, Generic, TypeVar
 from tunewise.errors import ConfigError, UnknownNameError
 
 Thing = TypeVar("Thing")
+# Names folders with further methods.
+METHOD_FOLDERS = "TUNEWISE_METHODS"
+
+
+def folders_named(variable: str) -> list[Path]:
+    """The folders that an environment variable names, separated as in PATH.
+
+    Raises:
+        ConfigError: one of them is no folder.
+    """
+    named = os.environ.get(variable, "").split(os.pathsep)
+    folders = [Path(name) for name in named if name.strip()]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(
+                "a folder of methods is not there",
+                found=f"{variable} names {folder}",
+                expected=f"folders, separated by {os.pathsep!r}",
+                fix=f"correct {variable}, or unset it",
+            )
+    return folders
 
 
 @dataclass(frozen=True)  # without slots: a generic class with them cannot be written Shelf[T]()

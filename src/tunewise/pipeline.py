@@ -187,7 +187,7 @@ def _planned(config: RunConfig) -> tuple[Ground, RunPlan]:
     ground = stand_on(task, config.base, config.dtype)
     planner = Planner(ground, asked, settings)
     budget = passes_of(config, ground, lambda: planner)
-    plan = plan_of(config, planner, skipped, budget)
+    plan = replace(plan_of(config, planner, skipped, budget), data_warnings=ground.check.warnings)
     if questions_limit(config, budget) is None:
         wanted = [each.settings for each in questions_of(config)]
         totals = plan.totals
@@ -214,7 +214,9 @@ def _settled(
 def _announce(
     config: RunConfig, questions: Sequence[Asked], asked: Sequence[Job], jobs: Jobs
 ) -> None:
-    """Say what questions without a limit will take, before anything is fitted."""
+    """Say what the data check warns of, and what questions without a limit will take."""
+    for warning in jobs.ground.check.warnings:
+        jobs.reporter.say(f"mind the data: {warning}")
     if questions and questions_limit(config, jobs.budget) is None:
         jobs.reporter.say(beforehand(questions, asked, jobs.budget))
 

@@ -50,6 +50,7 @@ ALLOWED: Mapping[str, set[str]] = {
         "climb",
         "asking",
     },
+    "early": {"errors", "discovery", "task", "config", "compare"},
     "pipeline": {
         *BELOW_METHODS,
         "methods",
@@ -77,11 +78,13 @@ ALLOWED: Mapping[str, set[str]] = {
         "climb",
         "asking",
         "pipeline",
+        "early",
     },
     "api": {
         *BELOW_METHODS,
         "compare",
         "config",
+        "early",
         "steps",
         "pipeline",
         "cli",
@@ -97,7 +100,7 @@ ALLOWED_MODULES: Mapping[str, set[str]] = {
     },
 }
 HEAVY = ("torch", "transformers", "peft")
-LIGHT = ("", "errors", "config", "task", "compare")
+LIGHT = ("", "errors", "config", "task", "compare", "early")
 
 
 def wrong_arrows(module: Module, known: set[str]) -> list[str]:

@@ -92,7 +92,10 @@ CASES: dict[str, tuple[Maker, tuple[str, ...]]] = {
         file("rows.jsonl", TEXT, "--input", "text", "--output", "text"),
         ("text",),
     ),
-    "output missing": (file("rows.jsonl", changed(16, label=None)), ("17",)),
+    "output missing": (
+        file("rows.jsonl", changed(16, label=None), "--require-answers"),
+        ("line 17",),
+    ),
     "one class": (
         file(
             "rows.jsonl", lines([{**row, "label": "a"} for row in ROWS]), "--kind", "classification"

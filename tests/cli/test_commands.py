@@ -274,3 +274,39 @@ def test_help_and_version_need_no_torch() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--near-duplicate-similarity" in done.stdout
+
+
+def test_rows_without_an_answer_are_told_by_every_command(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    rows = [dict(row) for row in two_labels(60)]
+    rows[6]["label"] = None
+    data, out = write_rows(tmp_path / "gaps.jsonl", rows), tmp_path / "run"
+    told = "1 row has no answer and is left out: gaps.jsonl line 7"
+    flags = ("--base", tiny_folder, "--dtype", "float32")
+    for done in (
+        tunewise("data", "check", data, *flags),
+        tunewise("advise", data, *flags, "--methods", "tfidf", "--budget", "3k"),
+        tunewise("compare", data, *flags, "--plan", "--methods", "tfidf", "--budget", "3k"),
+    ):
+        assert done.code == 0, done.err
+        assert told in " ".join(done.out.split())
+    run = ("compare", data, *flags, "--methods", "tfidf", "--questions", "none", "--out", out)
+    done = tunewise(*run)
+    assert done.code == 0, done.err
+    assert f"mind the data: {told}" in " ".join(done.err.split())
+    held = json.loads((out / "data_check.json").read_text(encoding="utf-8"))
+    assert held["unanswered"] == {"count": 1, "examples": ["gaps.jsonl line 7"]}
+    assert "gaps.jsonl line 7" in (out / "report.html").read_text(encoding="utf-8")
+    fitted = tunewise("fit", "tfidf", data, *flags, "--out", tmp_path / "ada")
+    assert told in " ".join(fitted.err.split())
+    measured = tunewise("measure", tmp_path / "ada", data, "--json")
+    assert (measured.code, measured.json["n"]) == (0, 59)
+    assert told in measured.err
+    # To refuse them is to be asked for, and asking makes no other run of the same rows.
+    assert tunewise(*run, "--require-answers").code == 2
+    write_rows(data, [row for row in rows if row["label"]])
+    begun = tunewise(*run[:-1], tmp_path / "whole")
+    again = tunewise(*run[:-1], tmp_path / "whole", "--require-answers")
+    assert (begun.code, again.code) == (0, 0)
+    assert "going on with the run" in again.err

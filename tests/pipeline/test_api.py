@@ -103,6 +103,10 @@ def test_a_model_is_measured(run: Run, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "more.jsonl", ROWS[:20])
     again = model.measure(file)
     assert {**again, "milliseconds_per_row": 0} == {**got, "milliseconds_per_row": 0}
+    # A row without an answer is left out, and said to be.
+    with pytest.warns(UserWarning, match="1 row has no answer and is left out: rows.jsonl line 21"):
+        fewer = model.measure([*ROWS[:20], {"text": "nobody knows", "label": None}])
+    assert {**fewer, "milliseconds_per_row": 0} == {**got, "milliseconds_per_row": 0}
 
 
 @pytest.mark.parametrize("kind", ["list", "tuple", "frame", "arrow"])

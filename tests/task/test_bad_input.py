@@ -127,11 +127,38 @@ case(
     lines([*records(12, ["a"]), {"text": "", "label": "b"}]),
     "one class",
 )
+STRICT = {"require_answers": True}
 case(
-    "output key absent", lines(_without("label", 4)), "output missing in d.jsonl line 5", "'label'"
+    "output key absent",
+    lines(_without("label", 4)),
+    "output missing in d.jsonl line 5",
+    "'label'",
+    **STRICT,
 )
-case("output null", lines(_with({"label": None})), "output missing in d.jsonl line 3")
-case("output cell empty", raw("d.csv", TABLE + "words,\n"), "output missing in d.csv row 11")
+case("output null", lines(_with({"label": None})), "output missing in d.jsonl line 3", **STRICT)
+case("output blank", lines(_with({"label": " "})), "output missing in d.jsonl line 3", **STRICT)
+case(
+    "output cell empty",
+    raw("d.csv", TABLE + "words,\n"),
+    "output missing in d.csv row 11",
+    "--require-answers",
+    **STRICT,
+)
+case(
+    "most rows without an answer",
+    raw("d.csv", TABLE + "".join(f"words {n},\n" for n in range(11))),
+    "most rows of the data have no answer",
+    "11 of 21 rows: d.csv row 11 (line 12)",
+    "and 6 more",
+    "--output",
+)
+case(
+    "a test split whose answers are kept secret",
+    files(train=records(12), test=[{"text": phrase(n + 50), "label": ""} for n in range(3)]),
+    "most rows of the test split",
+    "3 of 3 rows",
+    "remove the test file",
+)
 case("column missing", lines(records(9)), "no column 'txt'", "did you mean 'text'", input="txt")
 case("column missing, far", lines(records(9)), "columns: text, label", output="zzz")
 case("group missing", lines(records(9)), "--group", group="customer")

@@ -159,7 +159,8 @@ def test_empty_duplicate_and_contradictory(tmp_path: Path) -> None:
     ]
     task = load_task(str(write_jsonl(tmp_path / "d.jsonl", rows)), TaskOptions())
     check = task.check
-    assert (check.empty.count, check.duplicates.count, check.contradictory.count) == (2, 1, 1)
+    assert (check.empty.count, check.duplicates.count, check.contradictory.count) == (1, 1, 1)
+    assert (check.unanswered.count, check.unanswered.examples) == (1, ("d.jsonl line 22",))
     assert "d.jsonl line 21: the input is empty" in check.empty.examples
     assert "line 23 repeats d.jsonl line 1" in check.duplicates.examples[0]
     assert "line 4" in check.contradictory.examples[0]

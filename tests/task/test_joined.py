@@ -44,6 +44,9 @@ def test_what_has_no_value_is_left_out(empty: str | None) -> None:
 
 def test_one_column_or_none_is_as_it_was() -> None:
     assert told(TICKET) == told(TICKET, input="Body") == TICKET
+    # A comma too many, or the same name twice, makes one column no several.
+    for name in ("Body,", ",Body", "Body, ", "Body,Body"):
+        assert told(TICKET, input=name)[name] == "It never\narrived."
     odd = {"Subject,Body": "one", "Subject": "two", "Body": "three"}
     assert told(odd, input="Subject,Body") == odd
 

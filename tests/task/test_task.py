@@ -13,10 +13,11 @@ from tests.conftest import build_tokenizer
 from tests.task.samples import phrase, records, write_jsonl
 
 from tunewise.errors import DataError
-from tunewise.task.check import with_tokens
+from tunewise.task.check import Finding, with_tokens
 from tunewise.task.options import TaskOptions
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
+from tunewise.task.rows import left_out
 from tunewise.task.task import hash_view, load_task, rows_from
 from tunewise.task.types import Kind
 
@@ -33,6 +34,87 @@ def test_a_task_from_one_file(tmp_path: Path) -> None:
     ids = [each.id for each in (*task.fit_view.train, *task.fit_view.validation)]
     ids += [each.id for each in task.test.open()]
     assert sorted(ids) == sorted(f"row-{n}" for n in range(1, 41))
+
+
+@pytest.mark.parametrize("blank", [None, "", "  ", float("nan")])
+def test_rows_without_an_answer_are_left_out_and_named(tmp_path: Path, blank: Any) -> None:
+    rows = records(40)
+    for index in (4, 10, 11):
+        rows[index] = {**rows[index], "label": blank}
+    rows += [{"text": phrase(60)}]
+    task = _load(tmp_path, rows)
+    check = task.check
+    assert (check.unanswered.count, check.empty.count) == (4, 0)
+    (told,) = [each for each in check.warnings if "no answer" in each]
+    assert told.startswith("4 rows have no answer and are left out: toy.jsonl line 5, ")
+    assert "line 41" in told
+    assert task.spec.labels == ("bad", "good")
+    assert task.spec.kind is Kind.CLASSIFICATION
+    assert sum(check.rows_before.values()) == 41
+    used = [*task.fit_view.train, *task.fit_view.validation, *task.test.open()]
+    # The rest has the ids and the split that it would have without them.
+    without = _load(tmp_path, [row for row in rows if row.get("label") in ("good", "bad")])
+    assert sorted(row.input for row in used) == sorted(
+        row.input for row in (*without.fit_view.train, *without.fit_view.validation,
+                              *without.test.open())
+    )  # fmt: skip
+    assert "row-5" not in {row.id for row in used}
+    assert "row-40" in {row.id for row in used}
+
+
+@pytest.mark.parametrize(
+    ("labels", "hinted"),
+    [
+        (("0", "1"), True),
+        ((0, 1), True),
+        ((-1, 0.5), True),
+        (("A", "B", "C"), True),
+        (("label_0", "label_1"), True),
+        (("class 1", "class 22"), True),
+        (("class act", "class war"), False),
+        (("好", "坏"), False),
+        (("good", "bad"), False),
+        (("0", "bad"), False),
+        (("1 star", "2 stars"), False),
+        (("is", "to"), False),
+    ],
+)
+def test_labels_that_say_nothing_are_hinted_at(
+    tmp_path: Path, labels: tuple[Any, ...], hinted: bool
+) -> None:
+    told = [
+        each for each in _load(tmp_path, records(40, labels)).check.warnings if "say noth" in each
+    ]
+    assert len(told) == hinted
+    if hinted:
+        named = sorted(map(str, labels))
+        assert (
+            f"the labels {', '.join(map(repr, named))} say nothing to a language model" in told[0]
+        )
+        assert (
+            f"rows['label'].astype(str).map({{{named[0]!r}: 'WORD', {named[1]!r}: 'WORD'" in told[0]
+        )
+        assert f'--instruction "Answer {named[0]} for' in told[0]
+
+
+def test_an_instruction_may_say_what_labels_mean(tmp_path: Path) -> None:
+    def hints(**options: Any) -> int:
+        check = _load(tmp_path, records(40, ("0", "1")), **options).check
+        return sum("say nothing" in each for each in check.warnings)
+
+    assert hints(instruction="Answer 1 if the text is good, else 0.") == 0
+    assert hints(instruction="Answer 10 if the text is good, else 0.") == 1
+    assert hints(instruction="Is it good?") == 1
+    several = [{"text": phrase(n), "label": [0, 1, 2][n % 2 : 2 + n % 2]} for n in range(40)]
+    (told,) = [each for each in _load(tmp_path, several).check.warnings if "say nothing" in each]
+    assert "--instruction" in told
+    assert ".map(" not in told
+
+
+def test_few_are_told_of_many_rows_without_an_answer() -> None:
+    assert left_out(Finding()) == ""
+    assert left_out(Finding(1, ("a row 1",))).startswith("1 row has no answer and is left out: a r")
+    assert "a row 1, a row 2 and 1,498 more" in left_out(Finding(1500, ("a row 1", "a row 2")))
 
 
 def test_official_splits_give_ids_by_split(tmp_path: Path) -> None:
@@ -166,6 +248,12 @@ def test_rows_for_an_adaptation_that_exists(tmp_path: Path) -> None:
     assert [(each.input, each.output) for each in rows] == [("one", ""), ("", ""), ("two", "")]
     with pytest.raises(DataError):
         rows_from(str(bare), TaskOptions(), task.spec)
+    some = write_jsonl(tmp_path / "some.jsonl", [*records(3), {"text": "x", "label": None}])
+    told: list[str] = []
+    assert len(rows_from(str(some), TaskOptions(), task.spec, say=told.append)) == 3
+    assert told[0].startswith("1 row has no answer and is left out: some.jsonl line 4")
+    with pytest.raises(DataError, match=r"output missing in some\.jsonl line 4"):
+        rows_from(str(some), TaskOptions(require_answers=True), task.spec)
     folder = tmp_path / "splits"
     folder.mkdir()
     write_jsonl(folder / "train.jsonl", records(9))

@@ -23,6 +23,7 @@ from tunewise.cli.options import (
     take_priorities,
 )
 from tunewise.config import DEFAULT_BASE, RunConfig
+from tunewise.early import check_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,7 @@ def advise_command(data: str | None, as_json: bool, **values: Any) -> None:
         climb=None,
         questions=(),
     )
+    check_run(config)
     from tunewise.pipeline import advise
 
     found = advise(config, priorities)
@@ -94,7 +96,7 @@ def _show(found: Advice) -> None:
         for line in legend(found.prior):
             say(f"  {line}", style="dim", indent=4)
     for warning in found.check["warnings"]:
-        say(f"  mind: {warning}", indent=8)
+        say(f"  mind the data: {warning}", indent=4)
     say("")
     say(f"to know, about {duration(found.plan.seconds)} on this machine:")
     # As typed, since without its columns and its base it would be another run, or none; on a line

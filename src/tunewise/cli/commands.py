@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,10 @@ from tunewise.cli.options import (
     take_priorities,
 )
 from tunewise.compare.priorities import Priorities
-from tunewise.config import DEFAULT_BASE, RunConfig, check_budget
+from tunewise.config import DEFAULT_BASE, RunConfig
+from tunewise.early import check_dtype, check_run
 from tunewise.errors import ConfigError
+from tunewise.task.load import check_there
 
 if TYPE_CHECKING:
     from tunewise.adaptation.predict import Predictor
@@ -113,7 +116,8 @@ def compare_command(
         question_settings=question_tables(flags),
         settings={name: dict(given) for name, given in settings.items()},
     )
-    check_budget(config.budget)
+    folder = config.usual_folder if out is None else out
+    check_run(config, None if plan_only else folder)
     if plan_only:
         if typed:
             raise ConfigError(
@@ -128,7 +132,6 @@ def compare_command(
     from tunewise.cli.show import show_comparison
     from tunewise.pipeline import compare
 
-    folder = config.usual_folder if out is None else out
     with bars() as reporter:
         comparison = compare(config, folder, typed_command(), reporter, priorities)
     if as_json:
@@ -251,7 +254,7 @@ def measure_command(adaptation: Path, data: str | None, as_json: bool, **values:
     flags, rest = split_data_options(values)
     source, options = read_options(data, flags)
     loaded = load(adaptation)
-    rows = rows_from(source, options, loaded.spec)
+    rows = rows_from(source, options, loaded.spec, say=partial(click.echo, err=True))
     base = base_for(loaded, rest["base"], rest["dtype"])
     with bars() as reporter:
         reporter.begin(f"measuring {loaded.provenance.method}", 1, 1, unit="rows")
@@ -278,6 +281,8 @@ def check_command(data: str | None, as_json: bool, **values: Any) -> None:
     """Rows, duplicates, leaks between splits, contradictions, balance, lengths, rendered rows."""
     flags, rest = split_data_options(values)
     source, options = read_options(data, flags)
+    check_there(source)
+    check_dtype(rest["dtype"])
     from tunewise.cli.show import show_mapping
     from tunewise.steps import prepare
 

@@ -20,6 +20,7 @@ from tunewise.cli.options import (
     split_data_options,
 )
 from tunewise.config import DEFAULT_BASE, parse_budget
+from tunewise.early import check_methods, check_writable
 
 if TYPE_CHECKING:
     from tunewise.methods._contract import Method
@@ -40,6 +41,7 @@ class _Methods(click.Group):
         Raises:
             UnknownNameError: there is no such method.
         """
+        check_methods([cmd_name])
         from tunewise.methods._registry import find_method
 
         return _command(find_method(cmd_name))
@@ -92,6 +94,7 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     settings = _settings(method, tables.get(method.name, {}), given)
     out: Path = rest["out"]
     check_fresh(out)
+    check_writable(out)
     asked = "default" if rest["budget"] is None else rest["budget"]
     parse_budget(asked, mean_row_tokens=1.0)
     if rest["start"] is not None:
@@ -106,6 +109,8 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     limit = None if unlimited else parse_budget(asked, mean_row_tokens=ground.mean_row_tokens)
     partial = out.with_name(f"{out.name}.partial")
     with bars() as reporter:
+        for warning in ground.check.warnings:
+            reporter.say(f"mind the data: {warning}")
         reporter.begin(f"fitting {method.name}", 1, 1)
         fitted = fit(
             ground,
@@ -123,19 +128,22 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
         rows = ground.task.fit_view.validation
         measured = measure(ground.base, fitted.adaptation, rows, reporter)
     validation = score_summary(measured, rows, ground.task.spec)
-    if rest["as_json"]:
-        content = {
-            "adaptation": str(out),
-            "budget": {"unit": UNIT, "per_method": limit},
-            "validation": validation,
-            "bytes_on_disk": folder_bytes(out),
-            **described(fitted),
-        }
-        click.echo(json.dumps(content, ensure_ascii=False))
-        return
-    click.echo(
-        f"{method.name} in {out}: {' + '.join(fitted.adaptation.kinds)}, "
-        f"{folder_bytes(out):,} bytes; validation {validation['metric']} "
+    content = {
+        "adaptation": str(out),
+        "budget": {"unit": UNIT, "per_method": limit},
+        "validation": validation,
+        "bytes_on_disk": folder_bytes(out),
+        **described(fitted),
+    }
+    click.echo(json.dumps(content, ensure_ascii=False) if rest["as_json"] else _line(content))
+
+
+def _line(content: Mapping[str, Any]) -> str:
+    """A fit in one line."""
+    validation = content["validation"]
+    return (
+        f"{content['method']} in {content['adaptation']}: {' + '.join(content['parts'])}, "
+        f"{content['bytes_on_disk']:,} bytes; validation {validation['metric']} "
         f"{100 * validation['value']:.1f} ({100 * validation['low']:.1f} to "
         f"{100 * validation['high']:.1f}) on {validation['n']} rows"
     )

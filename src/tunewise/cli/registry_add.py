@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def measure_command(reference: str, data: str | None, as_json: bool, **values: A
         version = registry.version(reference)
         with registry.in_use(version, f"measuring, {who(rest['actor'])}", 3600.0):
             loaded = check_folder(registry.folder(version), version.digest)
-            rows = rows_from(source, options, loaded.spec)
+            say = partial(click.echo, err=True)
+            rows = rows_from(source, options, loaded.spec, say=say)
             base = base_for(loaded, rest["base"], rest["dtype"])
             with bars() as reporter:
                 reporter.begin(f"measuring {version}", 1, 1, unit="rows")

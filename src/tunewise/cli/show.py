@@ -138,6 +138,8 @@ def show_plan(plan: RunPlan) -> None:
         _line(f"`--budget 20min` keeps to a time; {less} fits less", style="dim")
     for skipped in plan.skipped:
         _line(f"{skipped.method} left out: {skipped.reason}", style="dim", indent=2)
+    for warning in plan.data_warnings:
+        _line(f"  mind the data: {warning}", indent=4)
 
 
 def _questions_planned(plan: RunPlan) -> str:

@@ -33,6 +33,18 @@ def check_out(folder: Path, plan: str) -> None:
         raise _another_run(folder, held)
 
 
+def check_free(folder: Path) -> None:
+    """Refuse a folder that no run can have: a file, or one with something else in it.
+
+    Args:
+        folder: of a run, new or begun.
+
+    Raises:
+        OutputFolderError: it is; nothing is touched.
+    """
+    _claim_in(folder)
+
+
 def claim(folder: Path, identity: str, command: str, plan: str = "") -> bool:
     """Take a folder for a run.
 

@@ -4,17 +4,14 @@ files in the folders that the environment variable TUNEWISE_METHODS names.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tunewise.discovery import Shelf
-from tunewise.errors import ConfigError
+from tunewise.discovery import METHOD_FOLDERS, Shelf, folders_named
 from tunewise.methods._chain import ARROW, Chain
 from tunewise.methods._contract import Method
 from tunewise.methods._joint import PLUS, Joint
 
-FOLDERS_VARIABLE = "TUNEWISE_METHODS"
 METHODS = Shelf[Method](
     Method,
     "method",
@@ -38,7 +35,9 @@ def discover_methods(extra_folders: Iterable[Path] = ()) -> dict[str, Method]:
         ConfigError: a folder is missing, a file cannot be imported or has no usable `METHOD`, or
             two methods share a name.
     """
-    folders = {folder.resolve(): None for folder in (*extra_folders, *_named_folders())}
+    folders = {
+        folder.resolve(): None for folder in (*extra_folders, *folders_named(METHOD_FOLDERS))
+    }
     return METHODS.discover(path for folder in folders for path in sorted(folder.glob("[!_]*.py")))
 
 
@@ -56,22 +55,3 @@ def find_method(name: str, methods: dict[str, Method] | None = None) -> Method:
     if PLUS in name:
         return Joint([find_method(member.strip(), known) for member in name.split(PLUS)])
     return METHODS.find(name, known)
-
-
-def _named_folders() -> list[Path]:
-    """The folders of TUNEWISE_METHODS, separated as in PATH.
-
-    Raises:
-        ConfigError: one of them is no folder.
-    """
-    named = os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)
-    folders = [Path(name) for name in named if name.strip()]
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(
-                "a folder of methods is not there",
-                found=f"{FOLDERS_VARIABLE} names {folder}",
-                expected=f"folders, separated by {os.pathsep!r}",
-                fix=f"correct {FOLDERS_VARIABLE}, or unset it",
-            )
-    return folders

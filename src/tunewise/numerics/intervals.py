@@ -28,7 +28,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats: TypeAlias = NDArray[np.float64]
 RESAMPLES = 4000
@@ -99,6 +98,8 @@ def mean_interval(
             low, high = share_limits(value, _worth(matrix[0], clusters, level), level=level)
             return Interval(value, min(low, value), max(high, value))
         right, total = int(matrix.sum()), matrix.shape[1]
+        from scipy import stats  # a second of loading, which no flag's check should wait for
+
         wilson = stats.binomtest(right, total).proportion_ci(level, method="wilson")
         return Interval(value, float(wilson.low), float(wilson.high))
     sums, sizes = _with_pseudo_rows(matrix, *cluster_sums(matrix.mean(axis=0), clusters))
@@ -117,6 +118,8 @@ def share_limits(share: float, rows: float, *, level: float = 0.95) -> tuple[flo
         rows: independent ones, above 0; of rows in clusters the number they are worth.
         level: of the interval.
     """
+    from scipy import stats
+
     reach = float(stats.norm.ppf((1 + level) / 2))
     middle = share + reach**2 / (2 * rows)
     width = reach * (share * (1 - share) / rows + reach**2 / (4 * rows**2)) ** 0.5
@@ -264,6 +267,8 @@ def _worth(scores: Floats, clusters: ArrayLike, level: float) -> float:
     worth = rows / rows_worth_one(scores, clusters)
     if units < 2 or units == rows:
         return worth
+    from scipy import stats
+
     tail = (1 + level) / 2
     return worth * float(stats.t.ppf(tail, rows - 1) / stats.t.ppf(tail, units - 1)) ** 2
 
@@ -283,6 +288,8 @@ def widened(draws: Floats, units: int, rows: int, level: float) -> Floats:
     """
     if units < 2 or units == rows:
         return draws
+    from scipy import stats
+
     tail = (1 + level) / 2
     reach = float(stats.t.ppf(tail, units - 1) / stats.norm.ppf(tail))
     middle = float(draws.mean())

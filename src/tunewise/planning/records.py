@@ -61,6 +61,7 @@ class RunPlan:
         questions_seconds: what so many passes of answering take; None likewise.
         guessed: whether these two are no limit but a guess, by the shares that questions have.
         climbs: whether the jobs are the most that a climb makes, and not what it will make.
+        data_warnings: what the data check warns of, in sentences.
     """
 
     jobs: tuple[JobPlan, ...]
@@ -71,6 +72,7 @@ class RunPlan:
     questions_seconds: float | None = 0.0
     guessed: bool = False
     climbs: bool = False
+    data_warnings: tuple[str, ...] = ()
 
     @property
     def totals(self) -> dict[str, float]:
@@ -98,6 +100,7 @@ class RunPlan:
             "skipped": [asdict(one) for one in self.skipped],
             "totals": self.totals,
             "at_most": self.climbs,
+            "data_warnings": list(self.data_warnings),
             "questions": {
                 "at_most_token_passes": self.questions_passes,
                 "seconds": self.questions_seconds,

@@ -17,22 +17,22 @@ _STRONGER = (("validation", ("test",)), ("train", ("test", "validation")))
 
 
 def drop_empty(splits: Mapping[str, Sequence[Row]]) -> tuple[Splits, Finding]:
-    """Drop rows whose input or answer is empty.
+    """Drop rows whose input is empty, and rows without an answer.
 
     Args:
         splits: rows by split.
 
     Returns:
-        the rows kept and what was dropped.
+        the rows kept, and those with an answer that were dropped: the others are counted by
+        `rows.answered_records`.
     """
     kept: Splits = {}
     examples: list[str] = []
     for split, rows in splits.items():
         kept[split] = [row for row in rows if row.input and row.output]
-        for row in rows:
-            if not (row.input and row.output):
-                side = "output" if row.input else "input"
-                examples.append(f"{row.origin}: the {side} is empty")
+        examples += [
+            f"{row.origin}: the input is empty" for row in rows if row.output and not row.input
+        ]
     return kept, Finding(len(examples), tuple(examples[:EXAMPLES]))
 
 

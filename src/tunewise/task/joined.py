@@ -57,6 +57,8 @@ def with_joined_input(
 
 def _joined(values: Mapping[str, Any], parts: Sequence[str], name: str) -> dict[str, Any]:
     texts = {part: as_text(values[part]) for part in parts if values.get(part) is not None}
-    text = "\n".join(f"{part}: {text}" for part, text in texts.items() if text)
+    # A single one, as of `--input Body,`, is the text itself.
+    lines = [f"{part}: {text}" if len(parts) > 1 else text for part, text in texts.items() if text]
+    text = "\n".join(lines)
     rest = {column: value for column, value in values.items() if column not in parts}
     return {name: text or None, **rest}

@@ -43,18 +43,35 @@ def read_source(source: str) -> dict[str, list[Record]]:
     """
     if source.startswith(_HUB_PREFIX):
         return _named(read_hub(source.removeprefix(_HUB_PREFIX)), source)
-    path = Path(source).expanduser()
+    path = check_there(source)
     if path.is_dir():
         if is_saved_dataset(path):
             return _named(read_saved(path), source)
         return _read_folder(path)
     if path.exists():
         return {"all": read_file(_checked_extension(path))}
+    return _named(read_hub(source), source)
+
+
+def check_there(source: str) -> Path:
+    """Refuse a path where nothing is, unless it is the name of a data set of the Hub.
+
+    Args:
+        source: as `read_source` takes it.
+
+    Returns:
+        The path, which is there, or the name.
+
+    Raises:
+        DataError: with names that are close.
+    """
+    path = Path(source).expanduser()
     # owner/name is a data set of the Hub unless it points into a folder that is here.
     looks_like_file = path.suffix.lower() in EXTENSIONS or path.parent.is_dir()
-    if _HUB_ID.match(source) and not looks_like_file:
-        return _named(read_hub(source), source)
-    raise _missing(path)
+    of_hub = _HUB_ID.match(source) is not None and not looks_like_file
+    if not (of_hub or path.exists() or source.startswith(_HUB_PREFIX)):
+        raise _missing(path)
+    return path
 
 
 def _missing(path: Path) -> DataError:

@@ -43,6 +43,9 @@ class TaskOptions(BaseModel):
     label_separator: str = Field(
         ",", min_length=1, description="text between the labels of one multi_label answer"
     )
+    require_answers: bool = Field(
+        False, description="refuse rows without an answer, which are left out and named otherwise"
+    )
     name: str | None = Field(None, description="short name; taken from the file unless given")
     validation_fraction: float = Field(
         0.15,

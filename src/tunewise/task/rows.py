@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewise.errors import DataError
+from tunewise.task.check import EXAMPLES, Finding
 from tunewise.task.columns import ColumnChoice
 from tunewise.task.kind import as_text, split_labels
 from tunewise.task.metrics import parse_json
@@ -17,25 +19,81 @@ from tunewise.task.types import Kind, Row
 _SHOWN = 5
 
 
-def check_outputs_present(records: Sequence[Record], columns: ColumnChoice) -> None:
-    """Refuse rows without an answer.
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no answer: nothing, white space, or the NaN of a data frame.
 
     Args:
-        records: all rows.
+        value: as it stands in the data.
+    """
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def answered_records(
+    splits: Mapping[str, Sequence[Record]], columns: ColumnChoice, *, every: bool = False
+) -> tuple[list[Record], Finding]:
+    """The records that have an answer, and those that have none.
+
+    A few are left out by whoever makes rows of the records. Where most of a split have none, it is
+    rather the wrong column, or a test set whose answers are kept secret.
+
+    Args:
+        splits: records by split.
         columns: the chosen columns.
+        every: whether a single one without an answer is refused.
 
     Raises:
-        DataError: naming the first such rows.
+        DataError: naming the first of them; one is refused, or most of a split have none.
     """
-    missing = [each.origin for each in records if each.values.get(columns.output) is None]
-    if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        raise DataError(
-            f"output missing in {missing[0]}",
-            found=f"no value in column {columns.output!r} in {', '.join(missing[:_SHOWN])}{more}",
-            expected="an answer in every row",
-            fix="fill in the answers or remove these rows",
-        )
+    answered: list[Record] = []
+    missing: list[str] = []
+    for split, records in splits.items():
+        without = [each.origin for each in records if is_missing(each.values.get(columns.output))]
+        if without and (every or 2 * len(without) > len(records)):
+            raise _without_answers(split, without, len(records), columns.output, every=every)
+        missing += without
+        answered += [each for each in records if not is_missing(each.values.get(columns.output))]
+    return answered, Finding(len(missing), tuple(missing[:EXAMPLES]))
+
+
+def _without_answers(
+    split: str, without: Sequence[str], count: int, column: str, *, every: bool
+) -> DataError:
+    where = "the data" if split == "all" else f"the {split} split"
+    more = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
+    instead = "or leave out --require-answers, and these rows with it"
+    if not every:
+        instead = "or name the column that holds the answers with --output"
+        if split != "all":
+            instead += f", or remove the {split} file: a share of the others then takes its place"
+    return DataError(
+        f"output missing in {without[0]}"
+        if every
+        else f"most rows of {where} have no answer, output missing in {without[0]}",
+        found=f"no value in column {column!r} in {len(without):,} of {count:,} rows: "
+        f"{', '.join(without[:_SHOWN])}{more}",
+        expected="an answer in every row" if every else "an answer in at least half of the rows",
+        fix=f"fill in the answers, {instead}",
+    )
+
+
+def left_out(unanswered: Finding) -> str:
+    """What is said of rows without an answer that are left out; empty where there are none.
+
+    Args:
+        unanswered: as `answered_records` finds them.
+    """
+    if not unanswered.count:
+        return ""
+    one = unanswered.count == 1
+    more = unanswered.count - len(unanswered.examples)
+    shown = ", ".join(unanswered.examples) + (f" and {more:,} more" if more else "")
+    return (
+        f"{unanswered.count:,} row{' has' if one else 's have'} no answer and "
+        f"{'is' if one else 'are'} left out: {shown}; if an empty answer means something, write it "
+        "as a word such as none"
+    )
 
 
 def make_rows(
@@ -123,7 +181,7 @@ def canonical_answer(value: Any, kind: Kind, separator: str, origin: str) -> str
     Raises:
         DataError: JSON that does not parse, or a label that holds a comma.
     """
-    if value is None:
+    if is_missing(value):
         return ""
     if kind is Kind.MULTI_LABEL:
         labels = split_labels(value, separator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tunewise.task.check import (
     Finding,
     check_labels,
     class_balance,
+    label_hint,
     labels_of,
     majority_share,
     make_warnings,
@@ -25,7 +26,7 @@ from tunewise.task.kind import as_text, default_instruction, detect_kind
 from tunewise.task.load import read_source
 from tunewise.task.options import TaskOptions
 from tunewise.task.readers import Record
-from tunewise.task.rows import check_outputs_present, make_rows
+from tunewise.task.rows import answered_records, left_out, make_rows
 from tunewise.task.score import DEFAULT_METRIC, metric_for
 from tunewise.task.split import complete_splits
 from tunewise.task.types import FitView, Kind, LockedTest, Row, TaskSpec
@@ -69,20 +70,17 @@ def load_task(source: str, options: TaskOptions) -> LoadedTask:
     records = [record for part in splits.values() for record in part]
     _check_count(len(records), "")
     columns = choose_columns(records, options)
-    check_outputs_present(records, columns)
-    kind, why = _kind(records, columns, options)
+    answered, unanswered = answered_records(splits, columns, every=options.require_answers)
+    kind, why = _kind(answered, columns, options)
     metric = metric_for(options.metric or DEFAULT_METRIC[kind], kind).name
     rows = make_rows(splits, columns, kind, options, options.json_schema)
     filled, empty = clean.drop_empty(rows)
     single, duplicates = clean.drop_duplicates(filled)
     left = sum(len(part) for part in single.values())
-    _check_count(left, f" after {empty.count} empty and {duplicates.count} repeated ones are gone")
+    gone = f"{empty.count + unanswered.count} empty and {duplicates.count} repeated ones"
+    _check_count(left, f" after {gone} are gone")
     everything = [row for part in single.values() for row in part]
-    contradictory = (
-        clean.find_contradictions(everything)
-        if kind in (*_LABELLED, Kind.JSON)
-        else Finding()  # one input may well have several good texts
-    )
+    contradictory = _contradictions(everything, kind)
     spec = _spec(source, everything, kind, metric, columns, options)
     if kind in _LABELLED and len(spec.labels) < 2:
         check_labels({"train": everything}, spec)
@@ -93,6 +91,8 @@ def load_task(source: str, options: TaskOptions) -> LoadedTask:
     balance = class_balance(split, kind)
     after = {name: len(part) for name, part in split.items()}
     share = majority_share(balance, after["train"])
+    said = (left_out(unanswered), label_hint(spec, columns.output))
+    warned = make_warnings(balance, share, after, across, contradictory)
     check = DataCheck(
         source=source,
         kind=kind,
@@ -102,20 +102,26 @@ def load_task(source: str, options: TaskOptions) -> LoadedTask:
         rows_before={name: len(part) for name, part in splits.items()},
         rows_after=after,
         empty=empty,
+        unanswered=unanswered,
         duplicates=duplicates,
         near_duplicates_within=within,
         near_duplicates_across=across,
         contradictory=contradictory,
         class_balance=balance,
         majority_share=share,
-        warnings=make_warnings(balance, share, after, across, contradictory),
+        warnings=tuple(filter(None, (*said, *warned))),
     )
     view = FitView(spec, tuple(split["train"]), tuple(split["validation"]))
     return LoadedTask(spec, view, LockedTest(tuple(split["test"])), check, hash_view(view))
 
 
 def rows_from(
-    source: str, options: TaskOptions, spec: TaskSpec, *, need_output: bool = True
+    source: str,
+    options: TaskOptions,
+    spec: TaskSpec,
+    *,
+    need_output: bool = True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Row, ...]:
     """Rows for measuring or predicting with an adaptation that exists.
 
@@ -126,6 +132,7 @@ def rows_from(
         spec: of the adaptation; gives kind, labels and schema.
         need_output: False where the rows are only to be answered; a missing output is then "", and
             a row without input stays, so that answers can be laid beside the rows of the file.
+        say: is told which rows are left out for want of an answer, where one is needed.
 
     Raises:
         DataError: the rows cannot be used, or have a label that the adaptation does not know.
@@ -136,7 +143,9 @@ def rows_from(
     records = [record for part in splits.values() for record in part]
     columns = choose_columns(records, options, need_output=need_output)
     if need_output:
-        check_outputs_present(records, columns)
+        _, unanswered = answered_records(splits, columns, every=options.require_answers)
+        if unanswered.count:
+            say(left_out(unanswered))
     made = make_rows(splits, columns, spec.kind, options, spec.schema)
     rows = tuple(
         row
@@ -176,6 +185,11 @@ def hash_view(view: FitView) -> str:
     }
     text = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _contradictions(rows: Sequence[Row], kind: Kind) -> Finding:
+    # One input may well have several good texts.
+    return clean.find_contradictions(rows) if kind in (*_LABELLED, Kind.JSON) else Finding()
 
 
 def _check_count(count: int, when: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tests.serve.http.conftest import ALL, Build, House
 from tests.serve.http.stand_ins import FINGERPRINT
 from tests.serve.http.test_changes import files_of, zipped
 from tests.serve.http.test_faults import until
-from tests.serve.registry.postgres import Server
+from tests.serve.postgres import Server
 
 from tunewise.serve.http.registry_shelf import RegistryShelf
 from tunewise.serve.http.service import Service
@@ -23,14 +23,6 @@ from tunewise.serve.tenants.records import parse_grant
 from tunewise.serve.tenants.store import TenantStore
 
 ASK = {"model": "acme/tickets", "prompt": "x"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    made.start()
-    yield made
-    made.remove()
 
 
 @pytest.fixture

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import httpx2 as httpx
-import pytest
 from tests.serve.http.test_changes import zipped
 from tests.serve.http.test_process import INPUTS, Ground, ground, serving, until
-from tests.serve.registry.postgres import Server
+from tests.serve.postgres import Server
 
 from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.store import save
@@ -23,14 +21,6 @@ from tunewise.task.prompt import PromptText
 
 __all__ = ["ground"]  # a fixture that is used by its name
 PATH = "/v1/adaptations/shared"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    made.start()
-    yield made
-    made.remove()
 
 
 def upload(ground: Ground, folder: Path, instruction: str) -> bytes:

@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
-from tests.serve.registry.postgres import Server, emptied
+from tests.serve.postgres import Server
 from tests.serve.registry.samples import OVERRIDDEN, Clock, constant, registered, stored
 
 from tunewise.errors import NotRegisteredError, RegistryError, StorageError, UnavailableError
@@ -176,7 +176,6 @@ def test_promotions_at_once_leave_one_history(registry: Registry, tmp_path: Path
 
 
 def test_postgres_stopped_and_started(server: Server, tmp_path: Path) -> None:
-    emptied(server.url)
     registry = Registry.open(server.url, files=str(tmp_path / "files"))
     name = "acme/x"
     version = registered(registry, tmp_path, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from tests.serve.registry.postgres import Server
+from tests.serve.postgres import Server
 
 from tunewise.errors import ConfigError, UnavailableError
 from tunewise.serve import connections
@@ -60,26 +59,6 @@ USAGE = sa.Table(
     sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
     sa.Column("completion_tokens", sa.BigInteger, nullable=False),
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    made.start()
-    yield made
-    made.remove()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'keys.db'}"
-    url: str = request.getfixturevalue("server").url
-    with raw(url).begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    return url
 
 
 def raw(place: str) -> sa.Engine:
@@ -223,9 +202,6 @@ def test_many_open_it_at_once(place: str, old: bool) -> None:
 
 @pytest.mark.parametrize("first", ["registry", "keys"])
 def test_they_lie_beside_a_registry(server: Server, tmp_path: Path, first: str) -> None:
-    with raw(server.url).begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
     if first == "keys":
         TenantStore(server.url).close()
     registry = Registry.open(server.url, files=str(tmp_path))

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of this test's own, on loopback, started and stopped at will."""
+"""A PostgreSQL server of the tests' own, on loopback, started and stopped at will."""
 
 from __future__ import annotations
 
@@ -122,7 +122,12 @@ class Server:
 def emptied(url: str) -> str:
     """The same database, with nothing in it."""
     engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
     with engine.begin() as connection:
+        # Whoever an earlier test left behind may hold what is to go.
+        connection.execute(
+            text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        )
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
     engine.dispose()
