@@ -310,21 +310,22 @@ class _Refits:
         )
 
 
-def beforehand(asked: Sequence[Asked], jobs: Sequence[Job], budget: int) -> str:
+def beforehand(asked: Sequence[Asked], jobs: Sequence[Job], budget: int, usual: int) -> str:
     """What questions that have no limit will take, told before anything is fitted.
 
     Args:
         asked: the questions.
         jobs: fits of the run.
         budget: token passes of each.
+        usual: the default budget for such rows.
     """
     fits = sum(method.needs.base and method.needs.seeds for method, _ in jobs)
-    passes = guess([each.settings for each in asked], fits * budget, budget)
+    passes = guess([each.settings for each in asked], fits * budget, budget, usual)
     if not passes:
         return f"{plural(len(asked), 'question')} will be asked after the fits; none runs the model"
     return (
         f"{plural(len(asked), 'question')} will be asked after the {plural(len(jobs), 'fit')}: "
-        f"about {passes:,} token passes at most, as many as {passes / budget:.0f} fits of "
+        f"about {passes:,} token passes, as many as {passes / budget:.0f} fits of "
         f"{budget:,}; they are counted, and the minutes told, once the fits are there"
     )
 

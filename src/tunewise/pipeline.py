@@ -55,6 +55,7 @@ from tunewise.wanted import (
     plan_of,
     questions_limit,
     questions_of,
+    usual_budget,
 )
 
 
@@ -191,7 +192,7 @@ def _planned(config: RunConfig) -> tuple[Ground, RunPlan]:
     if questions_limit(config, budget) is None:
         wanted = [each.settings for each in questions_of(config)]
         totals = plan.totals
-        passes = guess(wanted, int(totals["token_passes"]), budget)
+        passes = guess(wanted, int(totals["token_passes"]), budget, usual_budget(ground))
         # Most of it is fits again, and their pace is known.
         seconds = passes * totals["fit_seconds"] / max(totals["token_passes"], 1)
         plan = replace(plan, questions_passes=passes, questions_seconds=seconds, guessed=True)
@@ -218,7 +219,7 @@ def _announce(
     for warning in jobs.ground.check.warnings:
         jobs.reporter.say(f"mind the data: {warning}")
     if questions and questions_limit(config, jobs.budget) is None:
-        jobs.reporter.say(beforehand(questions, asked, jobs.budget))
+        jobs.reporter.say(beforehand(questions, asked, jobs.budget, usual_budget(jobs.ground)))
 
 
 def _fit(

@@ -118,6 +118,11 @@ def passes_of(
     return plan.budget
 
 
+def usual_budget(ground: Ground) -> int:
+    """The default budget for rows as long as the task's."""
+    return parse_budget("default", mean_row_tokens=ground.mean_row_tokens)
+
+
 def plan_of(
     config: RunConfig, planner: Planner, skipped: Sequence[SkippedMethod], budget: int
 ) -> RunPlan:

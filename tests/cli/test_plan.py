@@ -72,7 +72,7 @@ def test_the_table_has_a_line_for_each_method(tiny_folder: Path, tmp_path: Path)
         ((), "and questions: at most 20,000 token passes, about "),
         (("--questions", "none"), "and no questions"),
         (("--questions", "accuracy"), "and questions that run no model"),
-        (("--questions", "consistency"), "and questions: about 8,000 token passes at most"),
+        (("--questions", "consistency"), "and questions: about 40,000 token passes, about "),
         (("--evidence",), "they are counted once the fits are there"),
     ],
 )

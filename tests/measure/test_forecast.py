@@ -87,7 +87,7 @@ def test_a_watch_goes_on_from_what_was_spent_before() -> None:
 def test_a_guess_by_shares() -> None:
     shared, plain = SimpleNamespace(share=0.5, runs_model=True), SimpleNamespace(runs_model=True)
     free = SimpleNamespace(runs_model=False)
-    assert guess([], 100_000, 1000) == guess([free, free], 100_000, 1000) == 0
-    assert guess([plain, plain], 100_000, 1000) == 800
-    assert guess([shared], 100_000, 1000) == 50_000
-    assert guess([shared, plain], 1000, 1000) == 3400  # two entries at least
+    assert guess([], 100_000, 1000, 500) == guess([free, free], 100_000, 1000, 500) == 0
+    assert guess([plain, plain], 100_000, 10, 1000) == 800  # whatever a fit may spend
+    assert guess([shared], 100_000, 1000, 500) == 50_000
+    assert guess([shared, plain], 1000, 1000, 1000) == 3400  # two entries at least

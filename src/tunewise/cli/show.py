@@ -150,7 +150,7 @@ def _questions_planned(plan: RunPlan) -> str:
         return "and questions that run no model" if plan.guessed else "and no questions"
     if plan.guessed:
         return (
-            f"and questions: about {plan.questions_passes:,} token passes at most, about "
+            f"and questions: about {plan.questions_passes:,} token passes, about "
             f"{duration(plan.questions_seconds)}; they are counted once the fits are there"
         )
     return (

@@ -16,8 +16,8 @@ from tunewise.measure.records import FitRecord
 
 # The run's own pace weighs as much as this part of all that is planned.
 _PRIOR = 0.05
-# Of a fit's budget: about what a question takes that only answers, and what one that fits again
-# takes at least, for its first two entries.
+# Of the default budget for such rows: about what a question takes that only answers, whatever the
+# run's own budget is. Of the run's: the least of one that fits again, for its first two entries.
 _ANSWERING, _FITTING = 0.4, 3.0
 
 
@@ -55,13 +55,16 @@ def pace_of(records: Iterable[FitRecord], answering: Mapping[str, int]) -> float
     return seconds / passes if passes else 0.0
 
 
-def guess(settings: Iterable[Any], fits_passes: int, budget: int) -> int:
+def guess(settings: Iterable[Any], fits_passes: int, budget: int, usual: int) -> int:
     """About how many token passes questions will take, before there are fits to count by.
+
+    It is no limit: what answering costs depends on the prompts that will be found.
 
     Args:
         settings: of the questions (`QuestionSettings`); those that may fit again have a `share`.
         fits_passes: token passes of all fits of the run together.
         budget: token passes of one fit.
+        usual: the default budget for rows as long as these.
     """
     found = 0.0
     for each in settings:
@@ -69,7 +72,7 @@ def guess(settings: Iterable[Any], fits_passes: int, budget: int) -> int:
             continue
         share = getattr(each, "share", None)
         least = _FITTING * budget
-        found += _ANSWERING * budget if share is None else max(share * fits_passes, least)
+        found += _ANSWERING * usual if share is None else max(share * fits_passes, least)
     return round(found)
 
 
