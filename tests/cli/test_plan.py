@@ -72,7 +72,7 @@ def test_the_table_has_a_line_for_each_method(tiny_folder: Path, tmp_path: Path)
         ((), "and questions: at most 20,000 token passes, about "),
         (("--questions", "none"), "and no questions"),
         (("--questions", "accuracy"), "and questions that run no model"),
-        (("--questions", "consistency"), "and questions: about 40,000 token passes, about "),
+        (("--questions", "consistency"), "they are counted once the fits are there"),
         (("--evidence",), "they are counted once the fits are there"),
     ],
 )
@@ -82,6 +82,15 @@ def test_what_questions_add_is_told(
     done = plan(tiny_folder, tmp_path, "--methods", "zero_shot", "--budget", "20k", *flags)
     assert done.code == 0, done.err
     assert told in " ".join(done.out.split())
+
+
+def test_what_answering_takes_does_not_depend_on_the_budget(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    flags = ("--methods", "zero_shot", "--questions", "consistency", "--json")
+    told = [plan(tiny_folder, tmp_path, *flags, "--budget", each).json for each in ("8k", "80k")]
+    first, second = (each["questions"]["at_most_token_passes"] for each in told)
+    assert first == second >= 40_000
 
 
 def test_what_the_budget_does_not_pay_for_is_told(tiny_folder: Path, tmp_path: Path) -> None:
