@@ -264,7 +264,12 @@ class _Climb:
         return True
 
     def _weigh_whole(self, method: Method) -> bool | None:
-        return self._weigh(method, self.scores[method.name]) if self._whole(method) else None
+        if not self._whole(method):
+            return None
+        pays = self._weigh(method, self.scores[method.name])
+        steps = self.jobs.steps(method, self._first_seed(method))
+        # What ended soon after its warm-up may still gain, and so may what stands above it.
+        return None if not pays and steps is not None and steps < FEW_STEPS else pays
 
     def _weigh(self, method: Method, scores: Floats) -> bool:
         """Whether it is better than all before by enough to pay."""

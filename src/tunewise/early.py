@@ -43,9 +43,9 @@ def check_run(config: RunConfig, out: Path | None = None) -> None:
     metric = config.options.metric
     if metric is not None and metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
-    check_there(config.source)
     check_dtype(config.dtype)
     check_budget(config.budget)
+    check_there(config.source)
     if out is not None:
         check_free(out)
         check_writable(out)

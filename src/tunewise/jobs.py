@@ -133,6 +133,10 @@ class Jobs:
         """What the fit found."""
         return self._load(self._place(method, seed))
 
+    def steps(self, method: Method, seed: int) -> int | None:
+        """Optimizer steps of a fit, or None where it has none."""
+        return self.found(method, seed).provenance.notes.get("steps")
+
     def validated(self, method: Method, seed: int, counted: tuple[int, int]) -> Floats:
         """Scores on all validation rows of what a fit found; stored.
 

@@ -33,6 +33,7 @@ class PlantedJobs:
     out: Path = Path("run")
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    taken: dict[str, int] = field(default_factory=dict)
 
     @property
     def reporter(self) -> Any:
@@ -64,6 +65,9 @@ class PlantedJobs:
     def all_fitted(self) -> None:
         assert self._is_trial
 
+    def steps(self, method: Any, seed: int) -> int | None:
+        return self.taken.get(method.name)
+
     def found(self, method: Any, seed: int) -> str:
         return f"{method.name} {seed}"
 
@@ -80,10 +84,11 @@ def run(
     scores: dict[str, float],
     dear: set[str] = frozenset(),  # type: ignore[assignment]  # nothing changes it
     trials: dict[str, float] | None = None,
+    taken: dict[str, int] | None = None,
 ) -> tuple[PlantedJobs, dict[str, list[int]], dict[str, str]]:
     known = {name: find_method(name) for name in scores}
     settings = {name: method.Settings() for name, method in known.items()}
-    planted = PlantedJobs(scores, trials or {}, frozenset(dear), settings)
+    planted = PlantedJobs(scores, trials or {}, frozenset(dear), settings, taken=taken or {})
     asked = [
         (known[name], seed)
         for name in scores
@@ -95,6 +100,16 @@ def run(
     for method, seed in done:
         fitted.setdefault(method.name, []).append(seed)
     return planted, fitted, {each.method: each.reason for each in left_out}
+
+
+@pytest.mark.parametrize(("steps", "climbed"), [(9, True), (16, False)])
+def test_fits_of_a_few_steps_end_no_climb(steps: int, climbed: bool) -> None:
+    scores = {"lora": 0.90, "prefix": 0.70, "soft_prompt": 0.70, "few_shot": 0.70}
+    dear = {f"{name} trial" for name in scores}
+    taken = dict.fromkeys(("prefix", "soft_prompt"), steps)
+    _, fitted, left_out = run(scores, dear, taken=taken)
+    assert ("lora" in fitted) is climbed
+    assert ("lora" in left_out) is not climbed
 
 
 def test_it_stops_where_the_trials_of_two_rungs_bring_nothing() -> None:

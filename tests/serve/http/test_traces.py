@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.serve.http.conftest import Build, House
@@ -207,6 +208,8 @@ def test_spans_go_over_the_wire_with_tenant_adaptation_and_tokens_and_no_text(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
     house = build()
     house.service.tracer = tracer_from_environment()
+    ended = InMemorySpanExporter()
+    house.service.tracer._provider.add_span_processor(SimpleSpanProcessor(ended))
     house = listen(house)
     house.publish("acme", "tickets", "acme one")
     house.publish("acme", "labels", "acme labels", "bad", "good")
@@ -221,6 +224,8 @@ def test_spans_go_over_the_wire_with_tenant_adaptation_and_tokens_and_no_text(
         client.get("/v1/my%20secret?my=secret")
     with house.client(key=wrong) as client:
         client.get("/v1/models")
+    # A span ends behind the last byte of its answer, which may be read before.
+    until(lambda: len(ended.get_finished_spans()) == 7)
     house.service.tracer.close()
     spans = collector.spans()
     assert len(spans) == 7
