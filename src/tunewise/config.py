@@ -16,7 +16,6 @@ from tunewise.task.options import TaskOptions
 
 DEFAULT_BASE = "smollm2-135m"
 ALL_QUESTIONS = ("all",)
-DTYPES = ("bfloat16", "float32")
 # Token passes per fit. The default grows with the rows' length, so that a fit can take about
 # `_DEFAULT_STEPS` steps of 16 rows, and is stated with every run.
 BUDGET_NAMES = {"small": 0.4, "default": 1.0, "large": 4.0}

@@ -15,9 +15,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from tunewise.compare.run_folder import check_free
-from tunewise.config import ALL_QUESTIONS, DTYPES, RunConfig, check_budget
+from tunewise.config import ALL_QUESTIONS, RunConfig, check_budget
 from tunewise.discovery import METHOD_FOLDERS, folders_named
-from tunewise.errors import ConfigError, OutputFolderError, UnknownNameError
+from tunewise.errors import OutputFolderError, UnknownNameError
+from tunewise.model.dtypes import check_dtype
 from tunewise.task.load import check_there
 from tunewise.task.score import METRICS
 
@@ -61,21 +62,6 @@ def check_methods(names: Iterable[str]) -> None:
         return  # their files say what the methods are called
     single = [each.strip() for name in names for each in re.split("[>+]", name)]
     _check("method", single, METHODS, METHODS)
-
-
-def check_dtype(name: str) -> None:
-    """Refuse a dtype that there is not.
-
-    Raises:
-        ConfigError: it is none of `DTYPES`.
-    """
-    if name not in ("auto", *DTYPES):
-        raise ConfigError(
-            "unknown dtype",
-            found=name,
-            expected=f"auto or one of {', '.join(DTYPES)}",
-            fix="--dtype auto",
-        )
 
 
 def check_writable(out: Path) -> None:

@@ -50,7 +50,7 @@ ALLOWED: Mapping[str, set[str]] = {
         "climb",
         "asking",
     },
-    "early": {"errors", "discovery", "task", "config", "compare"},
+    "early": {"errors", "discovery", "task", "model", "config", "compare"},
     "pipeline": {
         *BELOW_METHODS,
         "methods",

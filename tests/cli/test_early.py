@@ -11,11 +11,9 @@ import pytest
 from tests.cli.planted import two_labels, write_rows
 
 from tunewise import early
-from tunewise.config import DTYPES
 from tunewise.errors import OutputFolderError, UnknownNameError
 from tunewise.measure.questions._registry import QUESTIONS
 from tunewise.methods._registry import discover_methods
-from tunewise.model import base
 
 TASK = "[priorities]\nminimum_qualty = 85\n[methods.lroa]\nrank = 4\n[questions.fragilty]\nn = 1\n"
 # Runs each command line of standard input in one process; says what it ended with and loaded.
@@ -86,7 +84,6 @@ def test_typos_are_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
 def test_the_names_are_those_of_what_is_loaded() -> None:
     early.check_methods([*discover_methods(), "prompt_search>lora", "lora + soft_prompt"])
     early._check("question", QUESTIONS.discover(), early.QUESTIONS, QUESTIONS.group)
-    assert set(base.DTYPES) == set(DTYPES)
     with pytest.raises(UnknownNameError, match="unknown question 'fragilty'"):
         early._check("question", ["fragilty"], early.QUESTIONS, QUESTIONS.group)
 

@@ -31,8 +31,9 @@ from tunewise.cli.options import (
 )
 from tunewise.compare.priorities import Priorities
 from tunewise.config import DEFAULT_BASE, RunConfig
-from tunewise.early import check_dtype, check_run
+from tunewise.early import check_run
 from tunewise.errors import ConfigError
+from tunewise.model.dtypes import check_dtype
 from tunewise.task.load import check_there
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from torch import nn
 from tunewise.errors import ConfigError
 from tunewise.model.attention import register
 from tunewise.model.convert import refuse_missing
+from tunewise.model.dtypes import check_dtype
 from tunewise.model.fingerprint import model_fingerprint
 from tunewise.model.quiet import quiet_transformers
 from tunewise.model.resolve import resolve, stored_fingerprint
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # The names under which architectures keep their largest position.
 _CONTEXT_NAMES = (
     "max_position_embeddings",
@@ -154,16 +154,10 @@ def load_base(name: str, *, dtype: str = "auto") -> Base:
         UnknownNameError: unknown name.
         UnavailableError: it must be fetched and cannot be.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise ConfigError(
-            "unknown dtype",
-            found=dtype,
-            expected=f"auto or one of {', '.join(sorted(DTYPES))}",
-            fix="--dtype auto",
-        )
+    check_dtype(dtype)
     resolved = resolve(name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = native_dtype(device) if dtype == "auto" else DTYPES[dtype]
+    chosen = native_dtype(device) if dtype == "auto" else getattr(torch, dtype)
     with quiet_transformers():
         model, tokenizer = _load(Path(resolved.path), name, chosen)
     fingerprint = stored_fingerprint(Path(resolved.path), tokenizer)
