@@ -1,4 +1,4 @@
-"""What a run is refused for at once: names, the budget, the place, before torch or data are loaded.
+"""What a run is refused for at once: names, the budget, columns, the place, before torch is loaded.
 
 A typo must not cost the ten seconds that libraries take to load. What lies in a folder is known
 by its modules' names without importing them; what is read here is read again by whoever acts on it.
@@ -19,7 +19,11 @@ from tunewise.config import ALL_QUESTIONS, RunConfig, check_budget
 from tunewise.discovery import METHOD_FOLDERS, folders_named
 from tunewise.errors import OutputFolderError, UnknownNameError
 from tunewise.model.dtypes import check_dtype
-from tunewise.task.load import check_there
+from tunewise.model.names import check_name
+from tunewise.task.columns import choose_columns
+from tunewise.task.joined import with_joined_input
+from tunewise.task.load import check_there, read_source
+from tunewise.task.options import TaskOptions
 from tunewise.task.score import METRICS
 
 METHODS = "tunewise.methods"
@@ -35,7 +39,8 @@ def check_run(config: RunConfig, out: Path | None = None) -> None:
         out: folder of the run; None where nothing is written.
 
     Raises:
-        ConfigError: a method, question, metric, dtype or budget that there is not.
+        ConfigError: a method, question, metric, base, dtype or budget that there is not.
+        DataError: there is no such file, it cannot be read, or a column is not in it.
         OutputFolderError: the folder holds something else, or cannot be written.
     """
     check_methods((*config.methods, *config.settings))
@@ -46,10 +51,30 @@ def check_run(config: RunConfig, out: Path | None = None) -> None:
         raise UnknownNameError("metric", metric, METRICS)
     check_dtype(config.dtype)
     check_budget(config.budget)
+    check_name(config.base)
     check_there(config.source)
     if out is not None:
         check_free(out)
         check_writable(out)
+    check_columns(config.source, config.options)
+
+
+def check_columns(source: str, options: TaskOptions) -> None:
+    """Refuse columns that the data do not have; what lies on the Hub is not fetched for this.
+
+    Args:
+        source: as `task.load.read_source` takes it.
+        options: which columns are named.
+
+    Raises:
+        DataError: the source cannot be read, or it has no such columns.
+    """
+    if not check_there(source).exists():
+        return
+    splits = with_joined_input(read_source(source), options)
+    records = [record for part in splits.values() for record in part]
+    if records:
+        choose_columns(records, options)
 
 
 def check_methods(names: Iterable[str]) -> None:

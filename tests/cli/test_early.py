@@ -49,10 +49,16 @@ TYPOS: list[tuple[list[str], str]] = [
     (["compare", "DATA", "--out", "DATA/run"], "cannot be written"),
     (["compare", "DATA", "--plan", "--methods", "lroa"], "'lora'"),
     (["compare", "nowhere.csv"], "no file or folder"),
+    (["compare", "DATA", "--base", "smolm2-135m"], "'smollm2-135m'"),
+    (["compare", "DATA", "--base", "./nowhere"], "no such model folder"),
+    (["compare", "DATA", "--output", "lable"], "'label'"),
     (["advise", "DATA", "--methods", "lroa"], "'lora'"),
     (["advise", "DATA", "--budget", "3x"], "budget cannot be read"),
     (["data", "check", "DATA", "--dtype", "float17"], "unknown dtype"),
+    (["advise", "DATA", "--input", "txt"], "'text'"),
     (["data", "check", "nowhere.csv"], "no file or folder"),
+    (["data", "check", "DATA", "--base", "smolm2-135m"], "'smollm2-135m'"),
+    (["predict", "DATA", "some text", "--base", "smolm2-135m"], "'smollm2-135m'"),
     (["fit", "lroa", "DATA", "--out", "x"], "'lora'"),
 ]
 

@@ -25,7 +25,7 @@ from tunewise.errors import (
     UnavailableError,
     UnknownNameError,
 )
-from tunewise.model import cache, fetch, resolve
+from tunewise.model import cache, fetch, names, resolve
 from tunewise.model.base import load_base
 from tunewise.model.catalog import CATALOG, DEFAULT_MODEL, CatalogEntry, Wheel
 
@@ -128,8 +128,14 @@ def toy(
         bytes_needed=1,
     )
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(resolve, "CATALOG", {entry.name: entry})
+    a_catalog(monkeypatch, {entry.name: entry})
     return entry
+
+
+def a_catalog(monkeypatch: pytest.MonkeyPatch, entries: dict[str, CatalogEntry]) -> None:
+    """No other short names than these."""
+    for module in (resolve, names):
+        monkeypatch.setattr(module, "CATALOG", entries)
 
 
 def left_in_cache() -> list[str]:
@@ -318,7 +324,7 @@ def test_without_network_the_message_says_what_to_do(
 def test_other_weights_than_expected_are_refused(
     toy: CatalogEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "CATALOG", {"toy-1m": replace(toy, gguf_sha256="0" * 64)})
+    a_catalog(monkeypatch, {"toy-1m": replace(toy, gguf_sha256="0" * 64)})
     with pytest.raises(RunError, match="not the expected ones"):
         resolve.resolve("toy-1m")
     assert left_in_cache() == []
@@ -341,14 +347,14 @@ def test_an_interrupted_conversion_leaves_nothing(
 def test_a_full_disk_is_said_before_and_during(
     toy: CatalogEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "CATALOG", {"toy-1m": replace(toy, bytes_needed=10**18)})
+    a_catalog(monkeypatch, {"toy-1m": replace(toy, bytes_needed=10**18)})
     with pytest.raises(StorageError, match="not enough free space"):
         resolve.resolve("toy-1m")
 
     def fill(_file: Path, _folder: Path) -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(resolve, "CATALOG", {"toy-1m": toy})
+    a_catalog(monkeypatch, {"toy-1m": toy})
     monkeypatch.setattr(fetch, "convert_gguf", fill)
     with pytest.raises(StorageError, match="No space left"):
         resolve.resolve("toy-1m")

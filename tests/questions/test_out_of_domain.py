@@ -93,6 +93,17 @@ def test_a_file_of_other_rows_needs_no_fit(run: Run, tmp_path: Path) -> None:
     assert loss.low > 0.3
     assert loss.n == len(turned)
     assert found.planned_passes == 0  # a linear model
+    assert not any("left out" in each for each in found.answered.findings)
+
+
+def test_rows_of_the_file_without_an_answer_are_named(run: Run, tmp_path: Path) -> None:
+    others = [{"text": f"other {row['text']}", "label": row["label"]} for row in rows(40)]
+    path = write_rows(tmp_path / "others.jsonl", [*others, {"text": "nobody said", "label": None}])
+    found = run.ask("out_of_domain", tmp_path / "asked", file=str(path))
+    loss = found.find("loss_elsewhere", "tfidf", file=str(path))
+    assert loss is not None
+    assert loss.n == len(others)
+    assert any("1 row has no answer" in each for each in found.answered.findings)
 
 
 def test_rows_of_the_file_that_were_fitted_on_are_passed_over(run: Run, tmp_path: Path) -> None:

@@ -14,16 +14,26 @@ from pydantic import BaseModel
 from tunewise.compare.priorities import Priorities, priorities_from
 from tunewise.config import ALL_QUESTIONS, DEFAULT_BASE
 from tunewise.errors import ConfigError
+from tunewise.model.names import check_name
 from tunewise.task.options import TaskFile, TaskOptions, merge, read_task_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 # Settings by method.
 MethodTables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
+
+def _known_base(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    """Refuse a typo before anything is loaded."""
+    if name is not None:
+        check_name(name)
+    return name
+
+
 base_option = click.option(
     "--base",
     default=None,
     metavar="MODEL",
+    callback=_known_base,
     help=f"base model: short name, hub id, folder or GGUF file  [default: {DEFAULT_BASE}]",
 )
 dtype_option = click.option(

