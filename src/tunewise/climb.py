@@ -4,7 +4,8 @@ A rung is a kind of part. Prompts are searched with the whole budget. What train
 part of it first, from the plain instruction; two rungs in a row whose trials bring no gain end the
 climb. The best trial, and the cheapest one that cannot be told from it, are fitted with the whole
 budget, from the best prompt or from the plain instruction where that is the better start, all with
-the first seed. The cheapest that is then within the noise of the best is fitted with the other
+the first seed. A prompt with examples makes every request dear, and is begun at only where the trial
+from the plain instruction did not pass it. The cheapest that is then within the noise of the best is fitted with the other
 seeds too. All is told from validation rows; test rows play no part.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.parts import PromptTextPart
 from tunewise.compare.entries import FEW_STEPS, PROMPT_PART, rung
 from tunewise.errors import BudgetTooSmallError
 from tunewise.jobs import Job, Jobs
@@ -170,7 +172,7 @@ class _Climb:
         self.scores: dict[str, Floats] = {}
         self.tried: dict[str, Floats] = {}
         self.best: tuple[Method, Floats] | None = None
-        self.prompt: Adaptation | None = None
+        self.prompt: tuple[Adaptation, Floats] | None = None
 
     def prompt_step(self, method: Method) -> bool | None:
         """Fit a prompt, or what needs no base; see `trial_step`."""
@@ -181,7 +183,8 @@ class _Climb:
             return None
         pays = self._weigh(method, self.scores[method.name])
         if pays:
-            self.prompt = self.jobs.found(method, self._first_seed(method))
+            found = self.jobs.found(method, self._first_seed(method))
+            self.prompt = found, self.scores[method.name]
         return pays
 
     def trial_step(self, method: Method) -> bool | None:
@@ -291,7 +294,13 @@ class _Climb:
 
     def _start(self, method: Method) -> Adaptation | None:
         # A search of prompts begins anew: what it starts from would be what it is compared with.
-        return self.prompt if _rung(method) > _TEXT else None
+        if self.prompt is None or _rung(method) <= _TEXT:
+            return None
+        prompt, scores = self.prompt
+        tried = self.tried.get(method.name)
+        passed = tried is not None and gains(tried, scores)
+        # Examples would stand before every request, as text or trained: ten times as many tokens.
+        return None if passed and _shows_examples(prompt) else prompt
 
     def _fit(self, method: Method, seed: int) -> None:
         self.jobs.reporter.begin(f"fitting {method.name}, seed {seed}", *self._counted(method))
@@ -302,6 +311,11 @@ class _Climb:
 
     def _counted(self, method: Method) -> tuple[int, int]:
         return 1 + self.methods.index(method), len(self.methods)
+
+
+def _shows_examples(found: Adaptation) -> bool:
+    texts = [part for part in found.parts if isinstance(part, PromptTextPart)]
+    return any(each.prompt.demonstrations or each.prompt.pool for each in texts)
 
 
 def _for_a_trial(settings: Any) -> Any:

@@ -14,11 +14,21 @@ from tests.cli.terminal import tunewise
 from tests.cli.test_commands import bytes_of
 
 from tunewise import jobs
+from tunewise.adaptation.parts import PromptTextPart
 from tunewise.climb import _for_a_trial, climb, gains
 from tunewise.errors import BudgetTooSmallError
 from tunewise.methods._registry import find_method
+from tunewise.task.prompt import Demonstration, PromptText
 
 ROWS = 400
+
+
+@dataclass(frozen=True)
+class Found:
+    """Stands for a prompt that was found."""
+
+    name: str
+    parts: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class PlantedJobs:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     taken: dict[str, int] = field(default_factory=dict)
+    shows_examples: bool = False
 
     @property
     def reporter(self) -> Any:
@@ -46,7 +57,7 @@ class PlantedJobs:
 
     def fit(self, method: Any, seed: int, *, start: Any = None) -> None:
         kind = "trial" if self._is_trial else "whole"
-        self.calls.append((method.name, seed, start, kind))
+        self.calls.append((method.name, seed, None if start is None else start.name, kind))
         least = getattr(self.settings[method.name], "least_steps", None)
         assert least in (None, 16 if self._is_trial else 1)
         if {method.name, f"{method.name} {seed}", f"{method.name} {kind}"} & self.dear:
@@ -68,8 +79,10 @@ class PlantedJobs:
     def steps(self, method: Any, seed: int) -> int | None:
         return self.taken.get(method.name)
 
-    def found(self, method: Any, seed: int) -> str:
-        return f"{method.name} {seed}"
+    def found(self, method: Any, seed: int) -> Found:
+        example = Demonstration("in", "out")
+        text = PromptText("do it", (example,) if self.shows_examples else ())
+        return Found(f"{method.name} {seed}", (PromptTextPart(text),))
 
     def validated(self, method: Any, seed: int, counted: tuple[int, int]) -> np.ndarray:
         scores = self.trials if self._is_trial else self.planted
@@ -85,10 +98,19 @@ def run(
     dear: set[str] = frozenset(),  # type: ignore[assignment]  # nothing changes it
     trials: dict[str, float] | None = None,
     taken: dict[str, int] | None = None,
+    *,
+    shows_examples: bool = False,
 ) -> tuple[PlantedJobs, dict[str, list[int]], dict[str, str]]:
     known = {name: find_method(name) for name in scores}
     settings = {name: method.Settings() for name, method in known.items()}
-    planted = PlantedJobs(scores, trials or {}, frozenset(dear), settings, taken=taken or {})
+    planted = PlantedJobs(
+        scores,
+        trials or {},
+        frozenset(dear),
+        settings,
+        taken=taken or {},
+        shows_examples=shows_examples,
+    )
     asked = [
         (known[name], seed)
         for name in scores
@@ -171,6 +193,17 @@ def test_trained_rungs_begin_at_the_best_prompt_and_searches_anew() -> None:
     assert fitted["full"] == [0, 1, 2]
     assert ("full", 1, "prompt_search 0", "whole") in planted.calls
     assert any("a gain that pays" in line for line in planted.said)
+
+
+@pytest.mark.parametrize(("trial", "start"), [(0.80, "few_shot 0"), (0.95, None)])
+def test_a_prompt_with_examples_is_begun_at_where_the_trial_did_not_pass_it(
+    trial: float, start: str | None
+) -> None:
+    scores = {"zero_shot": 0.5, "few_shot": 0.8, "soft_prompt": 0.96}
+    planted, fitted, _ = run(scores, trials={"soft_prompt": trial}, shows_examples=True)
+    assert fitted["soft_prompt"] == [0, 1, 2]
+    begun = {call[2] for call in planted.calls if call[0] == "soft_prompt" and call[3] == "whole"}
+    assert begun == {start}
 
 
 def test_trials_that_tie_leave_the_best_and_the_cheapest() -> None:
