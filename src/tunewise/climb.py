@@ -4,9 +4,9 @@ A rung is a kind of part. Prompts are searched with the whole budget. What train
 part of it first, from the plain instruction; two rungs in a row whose trials bring no gain end the
 climb. The best trial, and the cheapest one that cannot be told from it, are fitted with the whole
 budget, from the best prompt or from the plain instruction where that is the better start, all with
-the first seed. A prompt with examples makes every request dear, and is begun at only where the trial
-from the plain instruction did not pass it. The cheapest that is then within the noise of the best is fitted with the other
-seeds too. All is told from validation rows; test rows play no part.
+the first seed. A prompt with examples makes every request dear, and is begun at only where the
+trial from the plain instruction did not pass it. The cheapest that is then within the noise of the
+best is fitted with the other seeds too. All is told from validation rows; test rows play no part.
 """
 
 from __future__ import annotations
