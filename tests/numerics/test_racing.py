@@ -50,6 +50,16 @@ def test_the_dearer_one_is_taken_only_beyond_the_noise(gap: float, wanted: int) 
     assert cheapest_within_noise(np.stack([dear, cheap]), np.array([300.0, 30.0])) == wanted
 
 
+def test_how_much_is_noise_may_be_said() -> None:
+    random = np.random.default_rng(4)
+    dear = random.normal(size=100)
+    cheap = dear + random.normal(size=100)
+    cheap += dear.mean() - cheap.mean() + 0.05  # half a standard error, about
+    losses, prices = np.stack([dear, cheap]), np.array([300.0, 30.0])
+    assert cheapest_within_noise(losses, prices) == 1
+    assert cheapest_within_noise(losses, prices, errors=0.25) == 0
+
+
 def test_of_equal_prices_the_lower_loss_is_taken() -> None:
     losses = np.array([[1.0, 1.2], [1.0, 1.1], [1.0, 1.3]])
     assert cheapest_within_noise(losses, np.ones(3)) == 1

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tunewise.errors import BudgetTooSmallError
@@ -16,6 +17,14 @@ _SHORTEST_TRIAL_STEPS = 8
 _TRIAL_SHARE = 0.125
 # For each trial beside the main run so many steps, of which it takes no more than a sixth.
 _FEWEST_STEPS_FOR_A_TRIAL = 48
+# Rows of a step where none are asked for: fewer where the budget pays for few steps, since more and
+# smaller ones then learn more (docs/log.md); but no steps of so few token passes that the processor
+# waits more than it computes, and none whose number hardly grows, since every step pays for the
+# shared text.
+BATCH_SIZES = (16, 8, 4)
+_ENOUGH_STEPS = 48
+_WORTH_IT = 1.5
+_SMALLEST_STEP = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,8 @@ class TrainingPlan:
         steps: exact number of optimizer steps; None for as many as budget and `epochs` allow.
         least_steps: a budget that pays for fewer is refused, where `steps` is None.
         epochs: passes over the training rows at most, where `steps` is None.
-        batch_size, warmup_steps, weight_decay, row_order, most_positions: see `LoopSettings`.
+        batch_sizes: rows of a step that may be taken, the largest first.
+        warmup_steps, weight_decay, row_order, most_positions: see `LoopSettings`.
         decay: whether the learning rate falls to zero at the end.
         judgements: how often the main run is judged.
         validation_rows: rows of a judgement at most, fewer where the budget is small; a trial is
@@ -60,7 +70,7 @@ class TrainingPlan:
     steps: int | None = None
     least_steps: int = 1
     epochs: float = 10.0
-    batch_size: int = 16
+    batch_sizes: tuple[int, ...] = BATCH_SIZES
     warmup_steps: int = 4
     weight_decay: float = 0.0
     row_order: RowOrder = "shuffled"
@@ -69,11 +79,11 @@ class TrainingPlan:
     judgements: int = 3
     validation_rows: int = 128
 
-    def most_steps(self, rows: int) -> int:
-        """Steps at most, with so many training rows."""
+    def most_steps(self, rows: int, batch_size: int) -> int:
+        """Steps at most, of so many of the training rows."""
         if self.steps is not None:
             return self.steps
-        return max(1, round(self.epochs * math.ceil(rows / self.batch_size)))
+        return max(1, round(self.epochs * math.ceil(rows / batch_size)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +105,14 @@ class Layout:
 
     Attributes:
         candidates: those that race; one where there is no race.
+        batch_size: rows of a step.
         steps: of the main run, the winner's trial included.
         trial_steps: of each trial; 0 without a race.
         stages: trials first.
     """
 
     candidates: tuple[Candidate, ...]
+    batch_size: int
     steps: int
     trial_steps: int
     stages: tuple[Stage, ...]
@@ -108,9 +120,9 @@ class Layout:
 
 def lay_out(
     plan: TrainingPlan,
-    costs: Callable[[], Iterator[int]],
+    costs: Callable[[int], Iterator[int]],
     *,
-    most: int,
+    rows: int,
     remaining: int | None,
     judgement: int,
     trial_judgement: int,
@@ -119,8 +131,8 @@ def lay_out(
 
     Args:
         plan: what is asked.
-        costs: token passes of step after step, without end.
-        most: steps at most.
+        costs: of a number of rows in a step, token passes of step after step, without end.
+        rows: training rows.
         remaining: token passes left; None without a limit.
         judgement: token passes of one judgement.
         trial_judgement: token passes of judging one trial.
@@ -128,27 +140,64 @@ def lay_out(
     Raises:
         BudgetTooSmallError: not one step is affordable, or not the exact number that is asked.
     """
-    passes = _passes(costs(), most, remaining)
-    judging = judgement * (1 + min(plan.judgements, most))
-    racing = len(plan.candidates) if plan.steps is None else 1
-    fewest = min(plan.least_steps, most) if plan.steps is None else plan.steps
-    for count in range(racing, 1, -1):
-        free = _free(remaining, judging + trial_judgement * count)
-        steps = _affordable(passes, free, further_trials=count - 1)
-        if steps >= max(fewest, _FEWEST_STEPS_FOR_A_TRIAL * (count - 1)):
-            stages = _stages(plan, count, steps, _trial(steps))
-            return Layout(plan.candidates[:count], steps, _trial(steps), stages)
-    steps = _affordable(passes, _free(remaining, judging))
-    if steps < fewest:
-        wanted = "one optimizer step" if fewest == 1 else f"{fewest} optimizer steps"
-        needed = judging + _passes(costs(), fewest)[-1]
-        raise BudgetTooSmallError(
-            f"the budget does not pay for {wanted}",
-            found=f"{remaining} token passes",
-            expected=f"at least {needed}, of which judging on validation rows takes {judging}",
-            fix="raise --budget, or lower --steps, --batch-size or --validation-rows",
-        )
-    return Layout(plan.candidates[:1], steps, 0, _stages(plan, 0, steps, 0))
+    found: list[Layout] = []
+    for size in plan.batch_sizes:
+        if found and (found[-1].steps >= _ENOUGH_STEPS or _mean(costs(size)) < _SMALLEST_STEP):
+            break
+        try:
+            sized = _Sized(plan, size, partial(costs, size), rows, remaining)
+            layout = sized.layout(judgement, trial_judgement)
+        except BudgetTooSmallError:
+            if found or size != plan.batch_sizes[-1]:
+                continue
+            raise
+        if found and layout.steps < _WORTH_IT * found[-1].steps:
+            break
+        found.append(layout)
+    return found[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sized:
+    """A plan with steps of so many rows."""
+
+    plan: TrainingPlan
+    batch_size: int
+    costs: Callable[[], Iterator[int]]
+    rows: int
+    remaining: int | None
+
+    def layout(self, judgement: int, trial_judgement: int) -> Layout:
+        """See `lay_out`."""
+        plan, size, remaining = self.plan, self.batch_size, self.remaining
+        most = plan.most_steps(self.rows, size)
+        passes = _passes(self.costs(), most, remaining)
+        judging = judgement * (1 + min(plan.judgements, most))
+        racing = len(plan.candidates) if plan.steps is None else 1
+        fewest = min(plan.least_steps, most) if plan.steps is None else plan.steps
+        for count in range(racing, 1, -1):
+            free = _free(remaining, judging + trial_judgement * count)
+            steps = _affordable(passes, free, further_trials=count - 1)
+            if steps >= max(fewest, _FEWEST_STEPS_FOR_A_TRIAL * (count - 1)):
+                stages = _stages(plan, count, steps, _trial(steps))
+                return Layout(plan.candidates[:count], size, steps, _trial(steps), stages)
+        steps = _affordable(passes, _free(remaining, judging))
+        if steps < fewest:
+            wanted = "one optimizer step" if fewest == 1 else f"{fewest} optimizer steps"
+            needed = judging + _passes(self.costs(), fewest)[-1]
+            raise BudgetTooSmallError(
+                f"the budget does not pay for {wanted}",
+                found=f"{remaining} token passes",
+                expected=f"at least {needed}, of which judging on validation rows takes {judging}",
+                fix="raise --budget, or lower --steps, --batch-size or --validation-rows",
+            )
+        return Layout(plan.candidates[:1], size, steps, 0, _stages(plan, 0, steps, 0))
+
+
+def _mean(costs: Iterator[int]) -> float:
+    """Token passes of a step, about."""
+    some = list(itertools.islice(costs, _SHORTEST_TRIAL_STEPS))
+    return sum(some) / len(some)
 
 
 def _passes(costs: Iterator[int], most: int, limit: int | None = None) -> list[int]:

@@ -34,6 +34,9 @@ from tunewise.task.types import Row
 # kept, read and attended to by every row: steps with 20 and with 400 shared positions before rows
 # of some 30 tokens differ by about a row's own cost (docs/log.md).
 SHARED_PRICE = 0.05
+# Closer than so many standard errors, two prompts tie and the cheaper one is taken. On the rows
+# that a race has a whole one is some five points: it hid what demonstrations bring (docs/log.md).
+TIE_ERRORS = 0.25
 # After so many in a row that are too dear, no further one is built to be asked.
 _PATIENCE = 6
 
@@ -177,7 +180,7 @@ class RaceOutcome:
     """How a race ended.
 
     Attributes:
-        winner: the cheapest prompt within the noise of the best; None where none was affordable.
+        winner: the cheapest prompt that ties with the best; None where none was affordable.
         tried: for every prompt its name, the rows it was scored on, its loss on them, and why it
             was left out if it was; JSON values.
         standing: those that were left at the end, lowest loss first.
@@ -318,7 +321,7 @@ def _winner(standing: Sequence[Contestant], seen: int) -> Contestant | None:
         return None
     losses = np.array([one.losses(seen) for one in standing])
     prices = np.array([one.price for one in standing])
-    return standing[cheapest_within_noise(losses, prices)]
+    return standing[cheapest_within_noise(losses, prices, errors=TIE_ERRORS)]
 
 
 def told(one: Contestant, left_out: str | None = None) -> dict[str, Any]:

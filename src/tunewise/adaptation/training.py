@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -94,15 +94,14 @@ class Training:
         self.frozen = FrozenLayers(context.base)
         self.starts = [clone_all(trainable.parameters), *further_starts]
         context.log.trainable_parameters = sum(leaf.numel() for leaf in self.starts[0].values())
-        first = plan.candidates[0]
         self.layout = self._lay_out(0)
+        self.plan = replace(plan, batch_sizes=(self.layout.batch_size,))
         if self._keeping_pays():
             self.frozen.lower = LowerActivations(
                 context.base, self.examples, trainable.frozen_layers
             )
             self.layout = self._lay_out(self.lower_cost)
-        self.loop = self._loop(first, self.layout)
-        self.candidate = 0
+        self._begin(0)
         self.state = _State(verdicts=[])
         self.best = self.starts[0]
         self.winner: tuple[Snapshot, dict[str, Tensor]] | None = None
@@ -142,6 +141,7 @@ class Training:
         best = self.state.best or self._judge(self.loop.step)
         notes = {
             **self.layout.candidates[self.state.taken].told(),
+            "batch_size": self.layout.batch_size,
             "steps": self.layout.steps,
             "best_step": self.state.best_step,
             "validation": self.state.verdicts,
@@ -162,10 +162,10 @@ class Training:
         longest = max(len(each.inputs) for each in self.examples)
         if trainable.frozen_layers == 0 or trainable.prefix_positions == 0:
             return False
-        if plan.batch_size * longest > plan.most_positions:
+        if self.layout.batch_size * longest > plan.most_positions:
             # Rows in pieces run behind their prefix, not along with it.
             return False
-        if self.layout.steps * plan.batch_size < _LEAST_USES * len(self.examples):
+        if self.layout.steps * self.layout.batch_size < _LEAST_USES * len(self.examples):
             return False
         return self._kept().fits(trainable.prefix_positions)
 
@@ -177,18 +177,18 @@ class Training:
         plan, trainable, remaining = self.plan, self.trainable, self.context.ledger.remaining
         return lay_out(
             plan,
-            self._loop(plan.candidates[0], None).costs,
-            most=plan.most_steps(len(self.examples)),
+            lambda size: self._loop(plan.candidates[0], None, size).costs(),
+            rows=len(self.examples),
             remaining=None if remaining is None else remaining - begun,
             judgement=self.judge.cost + trainable.prefix_positions,
             trial_judgement=self.trial_judge.cost + trainable.prefix_positions,
         )
 
-    def _loop(self, candidate: Candidate, layout: Layout | None) -> GradientLoop:
+    def _loop(self, candidate: Candidate, layout: Layout | None, batch_size: int) -> GradientLoop:
         """A loop at its first step; without a layout it is good for its costs only."""
         plan = self.plan
         settings = LoopSettings(
-            batch_size=plan.batch_size,
+            batch_size=batch_size,
             learning_rate=candidate.learning_rate,
             own_rates=dict(candidate.own_rates),
             warmup_steps=plan.warmup_steps,
@@ -239,7 +239,8 @@ class Training:
     def _begin(self, candidate: int) -> None:
         """A loop at its first step, for one of the candidates."""
         self.candidate = candidate
-        self.loop = self._loop(self.layout.candidates[candidate], self.layout)
+        layout = self.layout
+        self.loop = self._loop(layout.candidates[candidate], layout, layout.batch_size)
 
     def _judge_trial(self) -> None:
         # On fewer rows: rates differ by far more than steps do, and by loss long before the metric.

@@ -15,7 +15,7 @@ import numpy as np
 from tunewise.adaptation.bundle import Decoding
 from tunewise.adaptation.ensemble import Ensemble
 from tunewise.adaptation.parts import PromptTextPart
-from tunewise.adaptation.race import Contestant
+from tunewise.adaptation.race import TIE_ERRORS, Contestant
 from tunewise.adaptation.readout import MOST_SCORED_LABELS
 from tunewise.errors import ConfigError
 from tunewise.numerics.racing import cheapest_within_noise, paired_error
@@ -93,8 +93,9 @@ def _chosen(
     chosen = [kept]
     while left and len(chosen) < prompts:
         losses = np.array([Ensemble([*chosen, one]).losses(rows) for one in left])
-        # The rule of the races: within the noise the cheapest, since every request pays for it.
-        best = cheapest_within_noise(losses, np.array([one.price for one in left]))
+        # The rule of the races: of those that tie the cheapest, since every request pays for it.
+        prices = np.array([one.price for one in left])
+        best = cheapest_within_noise(losses, prices, errors=TIE_ERRORS)
         chosen.append(left.pop(best))
     return chosen
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.parts import Part
-from tunewise.adaptation.plan import Candidate, TrainingPlan
+from tunewise.adaptation.plan import BATCH_SIZES, Candidate, TrainingPlan
 from tunewise.adaptation.snapshot import Snapshot
 from tunewise.adaptation.trainables import TrainablePart
 from tunewise.adaptation.training import Training
@@ -26,7 +26,11 @@ from tunewise.task.render import Renderer
 class TrainingSettings(MethodSettings):
     """Settings of a training, whatever it trains."""
 
-    batch_size: int = Field(16, ge=1, description="rows per optimizer step")
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="rows per optimizer step; unset: 16, fewer where the budget pays for few steps",
+    )
     steps: int | None = Field(
         None, ge=1, description="exact number of optimizer steps, without a race; unset: by budget"
     )
@@ -54,9 +58,14 @@ class TrainingSettings(MethodSettings):
         Args:
             candidates: those that race, the default first.
         """
-        return TrainingPlan(
-            candidates, **self.model_dump(include=set(TrainingSettings.model_fields))
-        )
+        told = self.model_dump(include=set(TrainingSettings.model_fields))
+        given = told.pop("batch_size")
+        if given is None:
+            # Who asks for a number of steps asks for steps of a size.
+            sizes = BATCH_SIZES if self.steps is None else BATCH_SIZES[:1]
+        else:
+            sizes = (given,)
+        return TrainingPlan(candidates, batch_sizes=sizes, **told)
 
 
 class GradientSettings(TrainingSettings):

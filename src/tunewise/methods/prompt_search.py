@@ -2,9 +2,9 @@
 
 Three races on shared validation rows, inside the one budget: instructions without demonstrations;
 the best of them with demonstrations; edits of what won. The last winner is confirmed on rows that
-no race used; where it is not better there, the start is kept. The start takes part in every race,
-and a dearer prompt has to be better by more than the noise. Asked for an ensemble, it adds others
-that were raced to what it kept.
+no race used; where it falls behind there, the start is kept. The start takes part in every race,
+and of prompts that tie the cheapest wins. Asked for an ensemble, it adds others that were raced to
+what it kept.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tunewise.methods._contract import Needs
 from tunewise.methods._ensemble import gathered, set_aside
 from tunewise.methods._proposals import proposals
 from tunewise.methods._search_settings import PromptSearchSettings
+from tunewise.numerics.racing import paired_error
 from tunewise.task.edits import edits
 from tunewise.task.prompt import SYSTEM_SLOT, USER_SLOT, PromptText
 from tunewise.task.render import Renderer
@@ -309,13 +310,15 @@ class _Search:
         return True
 
     def _confirmed(self, winner: Contestant) -> bool:
-        """Whether the winner beats the start where no race has looked.
+        """Whether the winner beats the start, and does not fall behind it where no race has looked.
 
-        The metric, where there is one, must not be below the start's on all rows either.
+        On the few rows apart it must not be behind by more than the noise; on all rows its loss
+        must be lower, and its metric, where there is one, not below the start's.
         """
         start, begin = self.start, self.race_rows
         apart = begin < len(self.rows)
         count = len(winner.scores)
+        behind = winner.losses(count) - start.losses(count)
         ours = winner.losses(count)[begin if apart else 0 :]
         theirs = start.losses(count)[begin if apart else 0 :]
         metrics = winner.verdict(count).metric, start.verdict(count).metric
@@ -328,7 +331,8 @@ class _Search:
             "metric": metrics[0],
             "start_metric": metrics[1],
         }
-        better = float((ours - theirs).mean()) < 0.0
+        falls = float((ours - theirs).mean()) > paired_error(ours - theirs)
+        better = float(behind.mean()) < 0.0 and not falls
         return better and (metrics[0] is None or metrics[1] is None or metrics[0] >= metrics[1])
 
 

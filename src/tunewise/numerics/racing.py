@@ -45,12 +45,13 @@ def survivors(losses: Floats, keep: int) -> list[int]:
     return kept
 
 
-def cheapest_within_noise(losses: Floats, prices: Floats) -> int:
-    """The cheapest candidate whose loss is within one standard error of the best one's.
+def cheapest_within_noise(losses: Floats, prices: Floats, *, errors: float = 1.0) -> int:
+    """The cheapest candidate whose loss is within the noise of the best one's.
 
     Args:
         losses: (C, n) loss of every candidate on the same n rows.
         prices: (C,) what an answer costs; of equal prices the lower loss is taken.
+        errors: standard errors of the paired difference that are held for noise.
     """
     means = losses.mean(axis=1)
     # What has no finite loss has blown up, whatever its answers hit.
@@ -59,6 +60,6 @@ def cheapest_within_noise(losses: Floats, prices: Floats) -> int:
     within = [
         int(index)
         for index in np.flatnonzero(np.isfinite(means))
-        if means[index] - means[best] <= paired_error(losses[index] - losses[best])
+        if means[index] - means[best] <= errors * paired_error(losses[index] - losses[best])
     ]
     return min({best, *within}, key=lambda index: (prices[index], means[index], index))
