@@ -57,6 +57,7 @@ TYPOS: list[tuple[list[str], str]] = [
     (["data", "check", "DATA", "--dtype", "float17"], "unknown dtype"),
     (["advise", "DATA", "--input", "txt"], "'text'"),
     (["data", "check", "nowhere.csv"], "no file or folder"),
+    (["data", "check", "DATA", "--input", "txt"], "'text'"),
     (["data", "check", "DATA", "--base", "smolm2-135m"], "'smollm2-135m'"),
     (["predict", "DATA", "some text", "--base", "smolm2-135m"], "'smollm2-135m'"),
     (["fit", "lroa", "DATA", "--out", "x"], "'lora'"),

@@ -156,6 +156,7 @@ BAD: list[tuple[list[str], tuple[str, ...]]] = [
     (["add", "ADA", "acme"], ("tenant/name",)),
     (["add", "ADA", "acme/x@3"], ("tenant/name",)),
     (["add", "nowhere", "acme/x"], ("nowhere",)),
+    (["add", "acme/x", "ADA"], ("first", "registry add")),
     (["add", "ADA"], ("NAME",)),
     (["add", "ADA", "acme/x", "--probes", "nowhere.txt"], ("nowhere.txt",)),
     (["add", "ADA", "acme/x", "--probes", "EMPTY"], ("no line with text",)),

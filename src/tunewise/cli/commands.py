@@ -31,10 +31,9 @@ from tunewise.cli.options import (
 )
 from tunewise.compare.priorities import Priorities
 from tunewise.config import DEFAULT_BASE, RunConfig
-from tunewise.early import check_run
+from tunewise.early import check_columns, check_run
 from tunewise.errors import ConfigError
 from tunewise.model.dtypes import check_dtype
-from tunewise.task.load import check_there
 
 if TYPE_CHECKING:
     from tunewise.adaptation.predict import Predictor
@@ -282,8 +281,8 @@ def check_command(data: str | None, as_json: bool, **values: Any) -> None:
     """Rows, duplicates, leaks between splits, contradictions, balance, lengths, rendered rows."""
     flags, rest = split_data_options(values)
     source, options = read_options(data, flags)
-    check_there(source)
     check_dtype(rest["dtype"])
+    check_columns(source, options)
     from tunewise.cli.show import show_mapping
     from tunewise.steps import prepare
 

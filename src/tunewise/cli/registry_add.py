@@ -20,6 +20,9 @@ from tunewise.cli.registry_place import opened, place_options, who
 from tunewise.cli.registry_show import emit
 from tunewise.errors import ConfigError
 
+# What tells a folder with an adaptation.
+_RECORD = "adaptation.json"
+
 
 @click.command("add")
 @click.argument("adaptation", type=click.Path(path_type=Path))
@@ -45,6 +48,13 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
     from tunewise.serve.registry.names import parse_name
     from tunewise.serve.registry.publish import Registration
 
+    if (Path(name) / _RECORD).is_file() and not (adaptation / _RECORD).is_file():
+        raise ConfigError(
+            "the adaptation comes first, then its name",
+            found=f"{adaptation} {name}",
+            expected="a folder, and tenant/name",
+            fix=f"tunewise registry add {name} {adaptation}",
+        )
     parsed, actor = parse_name(name), who(values["actor"])
     if values["no_probes"] and values["probes"] is not None:
         raise ConfigError(
