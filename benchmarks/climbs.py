@@ -1,0 +1,163 @@
+"""`compare` as it climbs by itself beside `compare --all`, on cases of the grid.
+
+    python -m benchmarks.climbs --only stackoverflow20-300   # climbs; the grid's case must be there
+    python -m benchmarks.climbs                              # only the table, of what was climbed
+
+A climb has the rows and the budget of the grid's case and three seeds; it lies in
+`runs/climbs/SET-SIZE`. What it ends with is held against the best entry of the case on the same
+test rows. The case has one seed, so the work of three is its own three times where a method has
+seeds. What was read is kept in `climbs.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.grid import BUDGET, RUNS, cases
+from benchmarks.records import put_block, write
+from benchmarks.stored import Stored, read
+from benchmarks.whole_runs import PAGE, say
+from benchmarks.workloads import REPOSITORY
+from tunewise.climb import TRIALS
+from tunewise.compare.entries import score_matrix
+from tunewise.compare.wording import points
+from tunewise.methods._registry import find_method
+from tunewise.numerics.pairs import paired_difference
+
+CLIMBS = REPOSITORY / "runs" / "climbs"
+KEPT = REPOSITORY / "benchmarks" / "climbs.json"
+SEEDS = 3
+NAME = "climbs"
+HEADING = "## The climb beside fitting everything"
+
+
+@dataclass(frozen=True, slots=True)
+class Climbed:
+    """One case.
+
+    Attributes:
+        case: its name.
+        best, best_score: entry of the case that is highest on its test rows.
+        chosen, chosen_score: what the climb recommends, all its seeds.
+        loss, low, high: of the chosen on the best, paired by row, with its 95% interval.
+        share: counted work of the climb, of that of fitting everything with as many seeds.
+        left_out: methods that the climb did not fit whole.
+    """
+
+    case: str
+    best: str
+    best_score: float
+    chosen: str
+    chosen_score: float
+    loss: float
+    low: float
+    high: float
+    share: float
+    left_out: tuple[str, ...]
+
+
+def main() -> int:
+    """Climb what is asked for, then write the table; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.climbs", description=__doc__)
+    parser.add_argument("--only", default="", help="cases such as reviews3-50, by commas")
+    parser.add_argument("--grid", type=Path, default=RUNS, help="folder of the grid's cases")
+    asked = parser.parse_args()
+    known = {f"{case.name}-{case.size}": case.name for case in cases()}
+    names = [name for name in asked.only.split(",") if name]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        say(f"no such case: {', '.join(unknown)}; there are {', '.join(known)}")
+        return 2
+    code = max([_climb(asked.grid, name, known[name]) for name in names], default=0)
+    held = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else []
+    found = {each["case"]: Climbed(**each) for each in held}
+    for name in known:
+        everything, climbed = read(asked.grid / name), read(CLIMBS / name)
+        if everything is not None and climbed is not None:
+            found[name] = held_against(name, climbed, everything)
+    ordered = [found[name] for name in known if name in found]
+    write(KEPT, json.dumps([asdict(each) for each in ordered], indent=1) + "\n")
+    put_block(PAGE, NAME, "\n".join(table(ordered)), HEADING)
+    return code
+
+
+def held_against(name: str, climbed: Stored, everything: Stored) -> Climbed:
+    """What a climb ended with, beside the best of fitting everything, on the same test rows."""
+    entries = everything.told["entries"]
+    best = max(entries, key=lambda each: each["test"]["value"])
+    chosen = climbed.comparison().recommendation.method
+    ours, theirs = _scores(climbed, chosen), _scores(everything, best["method"])
+    lost = paired_difference(theirs, ours)
+    work = sum(_times(each["method"]) * each["fit"]["flops"] for each in entries)
+    fitted = {record.method for record in climbed.records}
+    return Climbed(
+        case=name,
+        best=best["method"],
+        best_score=float(theirs.mean()),
+        chosen=chosen,
+        chosen_score=float(ours.mean()),
+        loss=lost.difference,
+        low=lost.low,
+        high=lost.high,
+        share=_work(climbed.folder) / work,
+        left_out=tuple(each["method"] for each in entries if each["method"] not in fitted),
+    )
+
+
+def table(found: Sequence[Climbed]) -> Iterator[str]:
+    """As Markdown: every case, then the means."""
+    yield "| set and rows | best of all | the climb's | lost (95%) | work | not fitted whole |"
+    yield "| --- | --- | --- | ---: | ---: | --- |"
+    for each in found:
+        yield (
+            f"| {each.case} | {each.best} {points(each.best_score)} | {each.chosen} "
+            f"{points(each.chosen_score)} | {points(each.loss)} ({points(each.low)} to "
+            f"{points(each.high)}) | {100 * each.share:.0f}% | {', '.join(each.left_out) or '-'} |"
+        )
+    if found:
+        loss = np.mean([each.loss for each in found])
+        share = np.mean([each.share for each in found])
+        yield f"| mean | | | {points(float(loss))} | {100 * share:.0f}% | |"
+
+
+def _climb(grid: Path, case: str, name: str) -> int:
+    data = grid / "data" / case
+    command = ["compare", str(data), "--out", str(CLIMBS / case), "--climb", "--budget", BUDGET]
+    command += ["--seeds", str(SEEDS), "--input", "input", "--output", "output"]
+    command += ["--name", name, "--questions", "none"]
+    say(shlex.join(["tunewise", *command]))
+    entry = [sys.executable, "-m", "tunewise.cli"]
+    done = subprocess.run(
+        [*entry, *command], cwd=REPOSITORY, check=False, stdout=subprocess.DEVNULL
+    )
+    return done.returncode
+
+
+def _scores(run: Stored, method: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Scores (S seeds, n rows) of a method, the rows by id."""
+    records = [record for record in run.records if record.method == method]
+    by_id = [sorted(record.test, key=lambda each: each.id) for record in records]
+    return score_matrix(by_id, method)
+
+
+def _times(method: str) -> int:
+    return SEEDS if find_method(method).needs.seeds else 1
+
+
+def _work(run: Path) -> float:
+    """Counted work of every fit of a run, its trials included."""
+    files = [*(run / "fits").glob("*.json"), *(run / TRIALS / "fits").glob("*.json")]
+    return sum(json.loads(file.read_text(encoding="utf-8"))["flops"] for file in files)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
