@@ -42,6 +42,12 @@ class RunConfig(BaseModel):
     budget: str = Field(
         "default", description="token passes per fit: a number, 50k, a name; or 20min"
     )
+    test_rows: int | None = Field(
+        None,
+        ge=1,
+        description="test rows to answer at most, drawn at random; None: all, or fewer where the "
+        "budget is a time",
+    )
     climb: bool | None = Field(
         None,
         description="climb from rung to rung while it pays; no: fit all; "
@@ -83,6 +89,9 @@ class RunConfig(BaseModel):
         # What refuses data changes none either: where it does not, the rows are the same.
         asked = self.model_dump(mode="json", exclude={**beside, "options": {"require_answers"}})
         asked["climb"] = self.climbs
+        if self.test_rows is None:
+            # As runs were told apart before there was a choice.
+            del asked["test_rows"]
         text = json.dumps({**asked, **besides}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

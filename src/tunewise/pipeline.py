@@ -11,7 +11,7 @@ Every step leaves its result in the run's folder; the same command goes on from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,14 +49,18 @@ from tunewise.steps import Ground, Reporter, stand_on
 from tunewise.task.task import load_task
 from tunewise.task.types import Row
 from tunewise.wanted import (
+    Settled,
+    answering,
     jobs_of,
     methods_of,
-    passes_of,
     plan_of,
     questions_limit,
     questions_of,
+    settle,
     usual_budget,
 )
+
+_TEST_ROWS = "test_rows"
 
 
 def compare(
@@ -92,8 +96,8 @@ def compare(
     if resumed:
         reporter.say(f"going on with the run in {out}")
     try:
+        budget, ground = _settled(config, ground, asked, settings, out, reporter)
         write_json(out / "data_check.json", ground.check.as_dict())
-        budget = _settled(config, ground, lambda: Planner(ground, asked, settings), out, reporter)
         jobs = Jobs(ground, settings, budget, out, reporter)
         started = _started(out)
         _announce(config, questions, asked, jobs)
@@ -105,7 +109,7 @@ def compare(
         raise
     jobs.all_fitted()
     skipped += left_out
-    rows = task.test.open()
+    rows = ground.task.test.open()
     records = _measure(jobs, fitted, rows)
     context = _run_context(config, ground, budget, command, started)
     by_id = {row.id: row for row in rows}
@@ -187,8 +191,10 @@ def _planned(config: RunConfig) -> tuple[Ground, RunPlan]:
     asked, skipped = jobs_of(chosen, task, config.seeds)
     ground = stand_on(task, config.base, config.dtype)
     planner = Planner(ground, asked, settings)
-    budget = passes_of(config, ground, lambda: planner)
-    plan = replace(plan_of(config, planner, skipped, budget), data_warnings=ground.check.warnings)
+    settled = settle(config, ground, lambda: planner)
+    budget, ground = settled.token_passes, answering(config, ground, settled.test_rows)
+    plan = plan_of(config, planner.on(ground), skipped, budget)
+    plan = replace(plan, data_warnings=ground.check.warnings)
     if questions_limit(config, budget) is None:
         wanted = [each.settings for each in questions_of(config)]
         totals = plan.totals
@@ -200,16 +206,26 @@ def _planned(config: RunConfig) -> tuple[Ground, RunPlan]:
 
 
 def _settled(
-    config: RunConfig, ground: Ground, planner: Callable[[], Planner], out: Path, reporter: Reporter
-) -> int:
-    """Token passes per fit; what a time pays for is settled once, and a run that goes on has it."""
-    if parse_time(config.budget) is None:
-        return passes_of(config, ground, planner)
-    held = read_json(out / "budget.json")
+    config: RunConfig,
+    ground: Ground,
+    asked: Sequence[Job],
+    settings: Mapping[str, Any],
+    out: Path,
+    reporter: Reporter,
+) -> tuple[int, Ground]:
+    """Token passes per fit, and the test rows that are answered.
+
+    What a time pays for is settled once, and a run that goes on has it.
+    """
+    timed = parse_time(config.budget) is not None
+    held = read_json(out / "budget.json") if timed else None
     if held is None:
-        held = {UNIT: passes_of(config, ground, planner, reporter.say)}
-        write_json(out / "budget.json", held)
-    return int(held[UNIT])
+        found = settle(config, ground, lambda: Planner(ground, asked, settings), reporter.say)
+    else:
+        found = Settled(int(held[UNIT]), int(held.get(_TEST_ROWS, len(ground.task.test))))
+    if timed and held is None:
+        write_json(out / "budget.json", {UNIT: found.token_passes, _TEST_ROWS: found.test_rows})
+    return found.token_passes, answering(config, ground, found.test_rows)
 
 
 def _announce(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tunewise.asking import Asked
@@ -16,7 +17,7 @@ from tunewise.methods._contract import Method, parse_settings
 from tunewise.methods._registry import discover_methods, find_method
 from tunewise.planning.plan import Planner
 from tunewise.planning.records import RunPlan
-from tunewise.planning.within import plan_within
+from tunewise.planning.within import plan_within, rows_within
 from tunewise.steps import Ground, check_method
 from tunewise.task.task import LoadedTask
 
@@ -85,18 +86,31 @@ def questions_of(config: RunConfig) -> list[Asked]:
 
 def questions_limit(config: RunConfig, budget: int) -> int | None:
     """Token passes that all questions may take: one more fit unless they are named."""
-    if not questions_of(config):
+    if config.questions == ():
         return 0
     return budget if config.questions is None else None
 
 
-def passes_of(
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a run has, whatever way its budget was told.
+
+    Attributes:
+        token_passes: per fit.
+        test_rows: that are answered.
+    """
+
+    token_passes: int
+    test_rows: int
+
+
+def settle(
     config: RunConfig,
     ground: Ground,
     planner: Callable[[], Planner],
     say: Callable[[str], None] = lambda text: None,
-) -> int:
-    """Token passes per fit.
+) -> Settled:
+    """Settle token passes and test rows.
 
     Args:
         config: of the run.
@@ -104,18 +118,49 @@ def passes_of(
         planner: called only where the budget is a time.
         say: is told what a time pays for.
     """
+    there = len(ground.task.test)
+    rows = there if config.test_rows is None else min(config.test_rows, there)
     seconds = parse_time(config.budget)
     if seconds is None:
-        return parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens)
-    timed = planner()
-    plan = plan_within(lambda passes: plan_of(config, timed, (), passes), seconds)
+        return Settled(parse_budget(config.budget, mean_row_tokens=ground.mean_row_tokens), rows)
+    timed = planner().on(answering(config, ground, rows))
+    plan = _plan_within(config, timed, seconds)
+    if config.test_rows is None:
+        others = len(ground.task.fit_view.validation)
+        rows = rows_within(there, others, plan.totals["measure_seconds"], seconds)
+        if rows < there:
+            plan = _plan_within(config, timed.on(answering(config, ground, rows)), seconds)
     short = plan.seconds > seconds
     say(
         f"{config.budget} {'is too short for every method' if short else 'on this machine'}: "
         f"{plan.budget:,} token passes per fit, planned to take "
         f"{'at most ' if plan.climbs else ''}{plan.seconds / 60:.0f} min"
     )
-    return plan.budget
+    return Settled(plan.budget, rows)
+
+
+def answering(config: RunConfig, ground: Ground, rows: int) -> Ground:
+    """The ground with so many of its test rows, and a word on that where they are not all.
+
+    Args:
+        config: of the run.
+        ground: with all rows.
+        rows: test rows at most.
+    """
+    there, test = len(ground.task.test), ground.task.test.some(rows)
+    if len(test) == there:
+        return ground
+    why = "as --test-rows asks" if config.test_rows else f"to keep to {config.budget}"
+    said = (
+        f"{len(test):,} of {there:,} test rows are answered, drawn at random, {why}; "
+        f"--test-rows {there} answers all"
+    )
+    check = replace(ground.check, warnings=(*ground.check.warnings, said))
+    return replace(ground, task=replace(ground.task, test=test), check=check)
+
+
+def _plan_within(config: RunConfig, timed: Planner, seconds: float) -> RunPlan:
+    return plan_within(lambda passes: plan_of(config, timed, (), passes), seconds)
 
 
 def usual_budget(ground: Ground) -> int:

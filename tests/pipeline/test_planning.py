@@ -26,6 +26,7 @@ from tunewise.planning.plan import Planner, answer_work
 from tunewise.planning.records import JobPlan, RunPlan
 from tunewise.steps import Ground, fit, measure, prepare
 from tunewise.task.options import TaskOptions
+from tunewise.task.tokens import PieceTokenizer
 
 BUDGET = 12_000
 TRAINED = ("soft_prompt", "prefix", "lora", "full")
@@ -98,6 +99,29 @@ def test_settings_are_planned_with(ground: Ground, name: str, given: dict[str, A
 def test_generated_answers_are_planned_with(text_ground: Ground, name: str) -> None:
     plan, method, settings = planned(text_ground, name)
     assert_as_counted(text_ground, plan.jobs[0], method, settings)
+
+
+def test_every_text_is_turned_into_tokens_once(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was done for every fit and budget: with 1,700 rows a plan within a time took minutes."""
+    made: list[str] = []
+    plain = PieceTokenizer.plain
+
+    def counted(self: PieceTokenizer, text: str) -> tuple[int, ...]:
+        made.append(text)
+        return plain(self, text)
+
+    methods = [find_method(name) for name in ("lora", "soft_prompt", "zero_shot")]
+    settings = {method.name: parse_settings(method, {}) for method in methods}
+    planner = Planner(ground, [(method, 0) for method in methods], settings)
+    planner.plan((), BUDGET)
+    monkeypatch.setattr(PieceTokenizer, "plain", counted)
+    for budget in (BUDGET, 2 * BUDGET, 3 * BUDGET):
+        planner.plan((), budget)
+    assert planner.on(ground).plan((), BUDGET) == planner.plan((), BUDGET)
+    own = {text for text in made if any(text == row.input for row in ground.task.fit_view.train)}
+    assert own == set()
 
 
 def test_a_search_is_given_its_budget_and_says_so(ground: Ground) -> None:

@@ -12,7 +12,7 @@ from tests.cli.terminal import tunewise
 from tunewise.config import parse_time
 from tunewise.measure.records import SkippedMethod
 from tunewise.planning.records import JobPlan, RunPlan
-from tunewise.planning.within import plan_within
+from tunewise.planning.within import plan_within, rows_within
 
 
 class Planned:
@@ -123,3 +123,48 @@ def test_the_plan_tells_what_a_time_pays_for(tmp_path: Path, tiny_folder: Path) 
     totals = done.json["totals"]
     assert done.json["budget"]["per_method"] >= 1_000
     assert totals["fit_seconds"] + totals["measure_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "answering", "seconds", "found"),
+    [
+        (844, 240.0, 600.0, 844),  # two fifths of the time
+        (844, 241.0, 600.0, 800),
+        (844, 480.0, 600.0, 300),
+        (844, 4800.0, 600.0, 200),  # too short for any number
+        (150, 4800.0, 600.0, 150),
+        (201, 4800.0, 600.0, 200),
+    ],
+)
+def test_answering_has_two_fifths_of_a_time(
+    rows: int, answering: float, seconds: float, found: int
+) -> None:
+    assert rows_within(rows, 100, answering, seconds) == found
+
+
+def test_a_short_time_is_kept_to_by_answering_fewer_rows(tmp_path: Path, tiny_folder: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(1200))
+    command = ("compare", data, "--base", tiny_folder, "--dtype", "float32", "--seeds", "1")
+    command += ("--methods", "zero_shot,soft_prompt", "--questions", "none")
+    short = ("--budget", "0.002min", "--out", tmp_path / "run")
+    first = tunewise(*command, *short)
+    assert first.code == 0, first.err
+    settled = json.loads((tmp_path / "run" / "budget.json").read_text())
+    assert settled["test_rows"] == 200
+    told = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert told["data"]["rows"]["test"] == 200
+    assert {each["test"]["n"] for each in told["entries"]} == {200}
+    said = "200 of 360 test rows are answered, drawn at random, to keep to 0.002min"
+    assert said in " ".join(first.err.split())
+    assert said in (tmp_path / "run" / "report.html").read_text()
+    again = tunewise(*command, *short)
+    assert again.code == 0, again.err
+    # Who says how many rows has so many, and whatever time they take.
+    plan = tunewise(*command, "--budget", "0.002min", "--test-rows", "300", "--plan", "--json")
+    assert plan.code == 0, plan.err
+    assert any("300 of 360" in each for each in plan.json["data_warnings"])
+    plan = tunewise(*command, "--budget", "20k", "--plan", "--json")
+    assert not any("test rows are answered" in each for each in plan.json["data_warnings"])
+    # The rows are part of what a run is.
+    other = tunewise(*command, *short, "--test-rows", "300")
+    assert other.code == 2

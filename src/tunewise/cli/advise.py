@@ -63,6 +63,7 @@ def advise_command(data: str | None, as_json: bool, **values: Any) -> None:
         seeds=parse_seeds(rest["seeds"]),
         budget="default" if rest["budget"] is None else rest["budget"],
         climb=None,
+        test_rows=None,
         questions=(),
     )
     check_run(config)

@@ -60,6 +60,13 @@ def typed_command() -> str:
     "--seeds", default="3", show_default=True, metavar="N", help="number of seeds, or seeds: 0,5,7"
 )
 @click.option(
+    "--test-rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="test rows to answer at most, drawn at random  "
+    "[default: all, or fewer where --budget is a time]",
+)
+@click.option(
     "--climb/--all",
     "climb",
     default=None,
@@ -111,6 +118,7 @@ def compare_command(
         methods=parse_methods(rest["methods"]),
         seeds=parse_seeds(rest["seeds"]),
         budget="default" if rest["budget"] is None else rest["budget"],
+        test_rows=rest["test_rows"],
         climb=climb,
         questions=questions,
         question_settings=question_tables(flags),

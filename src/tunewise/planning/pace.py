@@ -31,6 +31,7 @@ from tunewise.numerics.trie import build_trie
 from tunewise.steps import Ground
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
+from tunewise.task.types import TaskSpec
 
 # Seconds of timing, shared by all that is timed; warming up comes on top.
 _TIMED_SECONDS = 1.0
@@ -45,8 +46,36 @@ _SIZES: Mapping[str, tuple[str, int | None]] = {
 }
 
 
+class _Remembering(Renderer):
+    """A renderer that turns a text into tokens once.
+
+    Plans ask for the same rows once for every fit and budget that they look at.
+    """
+
+    def __init__(self, tokenizer: Any, spec: TaskSpec, prompt: PromptText) -> None:
+        super().__init__(tokenizer, spec, prompt)
+        self._rows: dict[str, tuple[int, ...]] = {}
+        self._answers: dict[str, tuple[int, ...]] = {}
+
+    def row_tokens(self, text: str) -> tuple[int, ...]:
+        """See `Renderer.row_tokens`."""
+        if text not in self._rows:
+            self._rows[text] = super().row_tokens(text)
+        return self._rows[text]
+
+    def answer_tokens(self, answer: str) -> tuple[int, ...]:
+        """See `Renderer.answer_tokens`."""
+        if answer not in self._answers:
+            self._answers[answer] = super().answer_tokens(answer)
+        return self._answers[answer]
+
+
 class PlannedTask:
     """The task's rows behind its plain instruction, as every plan looks at them.
+
+    Args:
+        ground: base and task.
+        renderer: of the plain instruction, where another plan of the same task has one already.
 
     Attributes:
         renderer: of the plain instruction.
@@ -56,10 +85,12 @@ class PlannedTask:
         inner: positions that scoring the labels adds to a row.
     """
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, renderer: Renderer | None = None) -> None:
         self.ground, view = ground, ground.task.fit_view
-        prompt = PromptText(view.spec.instruction)
-        self.renderer = Renderer(ground.base.tokenizer, view.spec, prompt)
+        if renderer is None:
+            prompt = PromptText(view.spec.instruction)
+            renderer = _Remembering(ground.base.tokenizer, view.spec, prompt)
+        self.renderer = renderer
         self.examples = tuple(example(self.renderer, row) for row in view.train)
         self.decoding = default_decoding(view.spec, self.renderer, view.train)
         scores = self.decoding.mode == "score"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +60,16 @@ class Planner:
         self.jobs, self.settings = tuple(jobs), settings
         methods = list(dict.fromkeys(method for method, _ in jobs))
         self._paces = Paces(self._task, methods, settings)
+
+    def on(self, ground: Ground) -> Planner:
+        """The same run with other test rows; the machine is not timed again.
+
+        Args:
+            ground: the same base and task.
+        """
+        other = copy(self)
+        other._task = PlannedTask(ground, self._task.renderer)
+        return other
 
     def plan(
         self, skipped: Sequence[SkippedMethod], budget: int, questions: int | None = 0

@@ -9,7 +9,31 @@ from tunewise.planning.records import RunPlan
 
 # Round numbers, so that a machine that is a little slower today still takes the same.
 _STEPS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
-_BUDGETS = [step * 10**power for power in range(2, 7) for step in _STEPS]
+_ROUND: list[int] = [step * 10**power for power in range(1, 7) for step in _STEPS]
+_BUDGETS = [number for number in _ROUND if number >= 1_000]
+# Of a time, what answering may take before fewer test rows are answered; and rows below which
+# intervals would say little.
+_ANSWERING_SHARE = 0.4
+_FEWEST_TEST_ROWS = 200
+
+
+def rows_within(test_rows: int, others: int, answering: float, seconds: float) -> int:
+    """How many test rows can be answered in two fifths of a time: all, or a round number.
+
+    Args:
+        test_rows: that there are.
+        others: rows that are answered in any case.
+        answering: seconds that answering all of both takes.
+        seconds: that there are for everything.
+
+    Returns:
+        No fewer than 200, unless there are fewer.
+    """
+    fewer = [rows for rows in reversed(_ROUND) if _FEWEST_TEST_ROWS <= rows < test_rows]
+    for rows in (test_rows, *fewer):
+        if answering * (rows + others) <= _ANSWERING_SHARE * seconds * (test_rows + others):
+            return rows
+    return min(test_rows, _FEWEST_TEST_ROWS)
 
 
 def plan_within(planned: Callable[[int], RunPlan], seconds: float) -> RunPlan:

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
+
+import numpy as np
 
 T = TypeVar("T")
 
@@ -101,6 +104,30 @@ class LockedTest:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def some(self, count: int) -> LockedTest:
+        """About so many of the rows, drawn at random, as locked as before.
+
+        Which ones is the same every time. Rows of one group stay together, so that their number may
+        pass the count by a part of a group.
+
+        Args:
+            count: rows at most; all of them where there are no more.
+        """
+        if count >= len(self._rows):
+            return self
+        names = clusters_of(self._rows) or [row.id for row in self._rows]
+        sizes = list(Counter(names).items())
+        drawn: set[str] = set()
+        so_far = 0
+        for place in np.random.default_rng(0).permutation(len(sizes)):
+            if so_far >= count:
+                break
+            unit, size = sizes[int(place)]
+            drawn.add(unit)
+            so_far += size
+        kept = (row for row, name in zip(self._rows, names, strict=True) if name in drawn)
+        return LockedTest(tuple(kept))
 
     def open(self) -> tuple[Row, ...]:
         """The rows; each call is counted."""
