@@ -34,7 +34,7 @@ def test_the_fewer_steps_a_budget_pays_for_the_fewer_rows_has_each(
     assert (found.batch_size, found.steps) == (batch_size, steps)
 
 
-@pytest.mark.parametrize(("row", "batch_size"), [(127, 8), (128, 4), (63, 16), (64, 8)])
+@pytest.mark.parametrize(("row", "batch_size"), [(99, 8), (100, 4), (49, 16), (50, 8)])
 def test_no_step_is_made_so_small_that_the_processor_waits(row: int, batch_size: int) -> None:
     # Two steps of 16 rows: smaller ones are wanted.
     assert laid_out(20 + 2 * 16 * row, row).batch_size == batch_size

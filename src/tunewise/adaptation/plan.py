@@ -24,7 +24,7 @@ _FEWEST_STEPS_FOR_A_TRIAL = 48
 BATCH_SIZES = (16, 8, 4)
 _ENOUGH_STEPS = 48
 _WORTH_IT = 1.5
-_SMALLEST_STEP = 512
+_SMALLEST_STEP = 400
 
 
 @dataclass(frozen=True, slots=True)
