@@ -64,8 +64,9 @@ def compare(
         progress: whether the error stream is told how far the run is.
         priorities: what matters, by the names of `Priorities`.
         **told: how it is run, by the names of `RunConfig` (base, dtype, methods, seeds as a number
-            or as the seeds, budget, test_rows, climb, settings, questions, question_settings), and what the
-            data are, by those of `TaskOptions` (input, output, kind, instruction, name, ...).
+            or as the seeds, budget, test_rows, climb, settings, questions, question_settings), and
+            what the data are, by those of `TaskOptions` (input, output, kind, instruction, name,
+            ...).
 
     Raises:
         InputError: the run cannot be made.
