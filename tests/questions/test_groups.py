@@ -180,7 +180,7 @@ def _held_out(world: World, patch: pytest.MonkeyPatch) -> Limits:
 def _on_file(world: World, patch: pytest.MonkeyPatch) -> Limits:
     outcome = world.outcome(OTHER)
     patch.setattr(out_of_domain, "_answers", lambda *_: outcome)
-    patch.setattr(out_of_domain, "_other_rows", lambda *_: world.rows)
+    patch.setattr(out_of_domain, "_file_rows", lambda *_: (world.rows, []))
     settings = out_of_domain.OutOfDomainSettings(file="other.csv")
     found = out_of_domain._on_file(world.context, settings, world.context.subjects)
     return limits(found, score_elsewhere=OTHER, loss_elsewhere=SHARE - OTHER)

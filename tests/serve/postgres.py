@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -91,13 +91,16 @@ class Server:
         """All its processes are halted; the machine below still takes what is sent to them."""
         first = psutil.Process(int(Path(self._data, "postmaster.pid").read_text().split()[0]))
         processes = [first, *first.children(recursive=True)]
+        # A worker may have ended by then.
         for each in processes:
-            each.suspend()
+            with suppress(psutil.NoSuchProcess):
+                each.suspend()
         try:
             yield
         finally:
             for each in processes:
-                each.resume()
+                with suppress(psutil.NoSuchProcess):
+                    each.resume()
 
     def remove(self) -> None:
         """Stop it and take its files away."""
