@@ -8,7 +8,6 @@ keeps a few adaptations and evicts the others, and can be made slow.
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -115,7 +114,7 @@ class StandInStream:
                 engine.aborted += 1
                 return Finished("aborted", "".join(cut[:number]), Usage(prompt, 0, number))
             if engine.seconds:
-                time.sleep(engine.seconds)
+                self._aborted.wait(engine.seconds)
             choices = ()
             if request.sampling.logprobs is not None:
                 choices = (TokenChoice(7, piece, -0.5, ((7, piece, -0.5),)),)

@@ -57,6 +57,7 @@ def slow(build: Build, listen: Listen) -> House:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_goes_away_frees_the_place(slow: House, stream: bool) -> None:
+    slow.engine.seconds = 2.0  # a minute an answer: none ends before its caller is missed
     body = json.dumps({**CHAT, "stream": stream}).encode()
     for number in range(1, 5):
         with connect(slow) as raw:
@@ -74,6 +75,7 @@ def test_who_goes_away_frees_the_place(slow: House, stream: bool) -> None:
 
 def test_who_goes_away_while_waiting_leaves_the_queue(slow: House) -> None:
     body = json.dumps(CHAT).encode()
+    slow.engine.gate.clear()
     raws = []
     for _ in range(4):
         raws.append(connect(slow))
@@ -81,6 +83,9 @@ def test_who_goes_away_while_waiting_leaves_the_queue(slow: House) -> None:
     until(lambda: slow.service.turnstile.waiting == 2)
     for raw in raws:
         raw.close()
+    # Both places are still taken: it is their going that empties the queue.
+    until(lambda: slow.service.turnstile.waiting == 0)
+    slow.engine.gate.set()
     until(lambda: quiet(slow))
     with slow.client() as client:
         assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
