@@ -4,9 +4,10 @@
     python -m benchmarks.climbs                              # only the table, of what was climbed
 
 A climb has the rows and the budget of the grid's case and three seeds; it lies in
-`runs/climbs/SET-SIZE`. What it ends with is held against the best entry of the case on the same
-test rows. The case has one seed, so the work of three is its own three times where a method has
-seeds. What was read is kept in `climbs.json`.
+`runs/climbs/SET-SIZE`. What it ends with is held against the best entry of the case, on the rows
+that chose both and, since the best of many is partly luck, on others: one half of the test rows
+chooses and the other judges, and the other way round. The case has one seed, so the work of three
+is its own three times where a method has seeds. What was read is kept in `climbs.json`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Climbed:
         best, best_score: entry of the case that is highest on its test rows.
         chosen, chosen_score: what the climb recommends, all its seeds.
         loss, low, high: of the chosen on the best, paired by row, with its 95% interval.
+        other_rows: the same on rows that chose neither.
         share: counted work of the climb, of that of fitting everything with as many seeds.
         left_out: methods that the climb did not fit whole.
     """
@@ -61,6 +63,7 @@ class Climbed:
     loss: float
     low: float
     high: float
+    other_rows: float
     share: float
     left_out: tuple[str, ...]
 
@@ -92,22 +95,32 @@ def main() -> int:
 
 def held_against(name: str, climbed: Stored, everything: Stored) -> Climbed:
     """What a climb ended with, beside the best of fitting everything, on the same test rows."""
-    entries = everything.told["entries"]
-    best = max(entries, key=lambda each: each["test"]["value"])
-    chosen = climbed.comparison().recommendation.method
-    ours, theirs = _scores(climbed, chosen), _scores(everything, best["method"])
+    ids = sorted(result.id for result in everything.records[0].test)
+    if ids != sorted(result.id for result in climbed.records[0].test):
+        raise ValueError(f"{name}: the climb and the grid's case have other test rows; climb again")
+    best, chosen = _both(everything, climbed, ids)
+    ours, theirs = _scores(climbed, chosen, ids), _scores(everything, best, ids)
     lost = paired_difference(theirs, ours)
+    shuffled = np.random.default_rng(0).permutation(np.array(ids))
+    halves = [shuffled[: len(ids) // 2].tolist(), shuffled[len(ids) // 2 :].tolist()]
+    across = []
+    for choosing, judging in (halves, halves[::-1]):
+        ahead, taken = _both(everything, climbed, choosing)
+        top, own = _scores(everything, ahead, judging), _scores(climbed, taken, judging)
+        across.append(float(top.mean() - own.mean()))
+    entries = everything.told["entries"]
     work = sum(_times(each["method"]) * each["fit"]["flops"] for each in entries)
     fitted = {record.method for record in climbed.records}
     return Climbed(
         case=name,
-        best=best["method"],
+        best=best,
         best_score=float(theirs.mean()),
         chosen=chosen,
         chosen_score=float(ours.mean()),
         loss=lost.difference,
         low=lost.low,
         high=lost.high,
+        other_rows=float(np.mean(across)),
         share=_work(climbed.folder) / work,
         left_out=tuple(each["method"] for each in entries if each["method"] not in fitted),
     )
@@ -115,18 +128,26 @@ def held_against(name: str, climbed: Stored, everything: Stored) -> Climbed:
 
 def table(found: Sequence[Climbed]) -> Iterator[str]:
     """As Markdown: every case, then the means."""
-    yield "| set and rows | best of all | the climb's | lost (95%) | work | not fitted whole |"
-    yield "| --- | --- | --- | ---: | ---: | --- |"
+    yield (
+        "| set and rows | best of all | the climb's | lost, same rows (95%) | lost, other rows "
+        "| work | not fitted whole |"
+    )
+    yield "| --- | --- | --- | ---: | ---: | ---: | --- |"
     for each in found:
+        left_out = ", ".join(each.left_out)
         yield (
             f"| {each.case} | {each.best} {points(each.best_score)} | {each.chosen} "
             f"{points(each.chosen_score)} | {points(each.loss)} ({points(each.low)} to "
-            f"{points(each.high)}) | {100 * each.share:.0f}% | {', '.join(each.left_out) or '-'} |"
+            f"{points(each.high)}) | {points(each.other_rows)} | {100 * each.share:.0f}% "
+            f"| {left_out or '-'} |"
         )
     if found:
         loss = np.mean([each.loss for each in found])
+        other = np.mean([each.other_rows for each in found])
         share = np.mean([each.share for each in found])
-        yield f"| mean | | | {points(float(loss))} | {100 * share:.0f}% | |"
+        yield (
+            f"| mean | | | {points(float(loss))} | {points(float(other))} | {100 * share:.0f}% | |"
+        )
 
 
 def _climb(grid: Path, case: str, name: str) -> int:
@@ -142,10 +163,22 @@ def _climb(grid: Path, case: str, name: str) -> int:
     return done.returncode
 
 
-def _scores(run: Stored, method: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Scores (S seeds, n rows) of a method, the rows by id."""
+def _both(everything: Stored, climbed: Stored, ids: Sequence[str]) -> tuple[str, str]:
+    """The best entry of fitting everything, and what the climb recommends, on these rows."""
+    best = max(everything.comparison(ids).entries, key=lambda each: each.test.value)
+    return best.method, climbed.comparison(ids).recommendation.method
+
+
+def _scores(
+    run: Stored, method: str, ids: Sequence[str]
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Scores (S seeds, n rows) of a method on these rows."""
+    kept = set(ids)
     records = [record for record in run.records if record.method == method]
-    by_id = [sorted(record.test, key=lambda each: each.id) for record in records]
+    by_id = [
+        sorted((each for each in record.test if each.id in kept), key=lambda each: each.id)
+        for record in records
+    ]
     return score_matrix(by_id, method)
 
 
@@ -156,7 +189,9 @@ def _times(method: str) -> int:
 def _work(run: Path) -> float:
     """Counted work of every fit of a run, its trials included."""
     files = [*(run / "fits").glob("*.json"), *(run / TRIALS / "fits").glob("*.json")]
-    return sum(json.loads(file.read_text(encoding="utf-8"))["flops"] for file in files)
+    told = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    # Beside a fit lie its scores on validation rows.
+    return sum(each["flops"] for each in told if "flops" in each)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from tunewise.model.base import default_threads, processor_name
 from tunewise.model.ledger import UNIT
 from tunewise.planning.plan import Planner
 from tunewise.planning.records import RunPlan
-from tunewise.steps import Ground, Reporter, stand_on
+from tunewise.steps import FIT_RULES, Ground, Reporter, stand_on
 from tunewise.task.task import load_task
 from tunewise.task.types import Row
 from tunewise.wanted import (
@@ -96,10 +96,10 @@ def compare(
     if resumed:
         reporter.say(f"going on with the run in {out}")
     try:
+        started, ground = _begun(out, ground)
         budget, ground = _settled(config, ground, asked, settings, out, reporter)
         write_json(out / "data_check.json", ground.check.as_dict())
         jobs = Jobs(ground, settings, budget, out, reporter)
-        started = _started(out)
         _announce(config, questions, asked, jobs)
         fitted, left_out = _fit(jobs, asked, climbing=config.climbs)
     except InputError:
@@ -231,9 +231,9 @@ def _settled(
 def _announce(
     config: RunConfig, questions: Sequence[Asked], asked: Sequence[Job], jobs: Jobs
 ) -> None:
-    """Say what the data check warns of, and what questions without a limit will take."""
+    """Say what the check warns of, and what questions without a limit will take."""
     for warning in jobs.ground.check.warnings:
-        jobs.reporter.say(f"mind the data: {warning}")
+        jobs.reporter.say(f"mind: {warning}")
     if questions and questions_limit(config, jobs.budget) is None:
         jobs.reporter.say(beforehand(questions, asked, jobs.budget, usual_budget(jobs.ground)))
 
@@ -285,13 +285,24 @@ def _measure(jobs: Jobs, fitted: Sequence[Job], rows: Sequence[Row]) -> list[Fit
     return records
 
 
-def _started(out: Path) -> str:
-    """When the run in this folder first began."""
+def _begun(out: Path, ground: Ground) -> tuple[str, Ground]:
+    """When the run in this folder first began, and the ground with a word where since then the
+    rules of fitting have changed.
+    """
     held = read_json(out / "started.json")
     if held is None:
-        held = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        held = {"started": now, "fit_rules": FIT_RULES}
         write_json(out / "started.json", held)
-    return str(held["started"])
+    started = str(held["started"])
+    if held.get("fit_rules", 1) == FIT_RULES:
+        return started, ground
+    said = (
+        f"this run was begun on {started} by a version that fitted otherwise: what was fitted "
+        "since is no fair match for what was before; another --out fits all by the same rules"
+    )
+    check = replace(ground.check, warnings=(*ground.check.warnings, said))
+    return started, replace(ground, check=check)
 
 
 def _run_context(

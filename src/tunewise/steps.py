@@ -52,6 +52,10 @@ class Reporter(Protocol):
         ...
 
 
+# Raised whenever the same settings, seed and budget fit otherwise than before.
+FIT_RULES = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What every fit of a run stands on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from tunewise.asking import Asked
@@ -20,6 +21,7 @@ from tunewise.planning.records import RunPlan
 from tunewise.planning.within import plan_within, rows_within
 from tunewise.steps import Ground, check_method
 from tunewise.task.task import LoadedTask
+from tunewise.task.warnings import with_test
 
 
 def methods_of(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
@@ -126,8 +128,12 @@ def settle(
     timed = planner().on(answering(config, ground, rows))
     plan = _plan_within(config, timed, seconds)
     if config.test_rows is None:
-        others = len(ground.task.fit_view.validation)
-        rows = rows_within(there, others, plan.totals["measure_seconds"], seconds)
+
+        def takes(rows: int) -> float:
+            some = timed.on(answering(config, ground, rows))
+            return plan_of(config, some, (), plan.budget).totals["measure_seconds"]
+
+        rows = rows_within(there, cache(takes), seconds)
         if rows < there:
             plan = _plan_within(config, timed.on(answering(config, ground, rows)), seconds)
     short = plan.seconds > seconds
@@ -147,15 +153,16 @@ def answering(config: RunConfig, ground: Ground, rows: int) -> Ground:
         ground: with all rows.
         rows: test rows at most.
     """
-    there, test = len(ground.task.test), ground.task.test.some(rows)
-    if len(test) == there:
+    test = ground.task.test.some(rows)
+    if test is ground.task.test:
         return ground
+    there = len(test) + test.left_out
     why = "as --test-rows asks" if config.test_rows else f"to keep to {config.budget}"
     said = (
         f"{len(test):,} of {there:,} test rows are answered, drawn at random, {why}; "
-        f"--test-rows {there} answers all"
+        f"a run with --test-rows {there}, in another --out, answers all"
     )
-    check = replace(ground.check, warnings=(*ground.check.warnings, said))
+    check = test.checked(lambda kept: with_test(ground.check, kept, said))
     return replace(ground, task=replace(ground.task, test=test), check=check)
 
 

@@ -294,7 +294,7 @@ def test_rows_without_an_answer_are_told_by_every_command(
     run = ("compare", data, *flags, "--methods", "tfidf", "--questions", "none", "--out", out)
     done = tunewise(*run)
     assert done.code == 0, done.err
-    assert f"mind the data: {told}" in " ".join(done.err.split())
+    assert f"mind: {told}" in " ".join(done.err.split())
     held = json.loads((out / "data_check.json").read_text(encoding="utf-8"))
     assert held["unanswered"] == {"count": 1, "examples": ["gaps.jsonl line 7"]}
     assert "gaps.jsonl line 7" in (out / "report.html").read_text(encoding="utf-8")

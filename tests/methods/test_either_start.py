@@ -138,6 +138,28 @@ def test_where_trials_are_too_dear_the_lower_loss_is_taken(
     assert context.ledger.spent <= 12_000
 
 
+@pytest.mark.parametrize(
+    ("given", "sizes"), [({}, [16, 8]), ({"batch_size": 16}, [16]), ({"steps": 9}, [None])]
+)
+def test_trials_take_smaller_steps_where_the_fit_may(
+    given: dict[str, Any], sizes: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, given=1.0, instruction=1.01)
+    base, tried = base_of(), EitherStart._tried
+    found: list[int | None] = []
+
+    def counted(*args: Any) -> Any:
+        found.append(args[3].batch_size)
+        return tried(*args)
+
+    monkeypatch.setattr(EitherStart, "_tried", counted)
+    context = context_of(base, VIEW, start=another(base), limit=40_000)
+    told = either(context, **{"batch_size": None, **given}).provenance.notes["starts"]
+    assert found == sizes
+    assert ("trials" in told) == (found[-1] == 8)
+    assert context.ledger.spent <= 40_000
+
+
 @pytest.mark.parametrize("start", ["none", "trained"])
 def test_without_a_searched_prompt_it_is_the_method(start: str) -> None:
     base = base_of()

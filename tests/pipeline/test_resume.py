@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -117,3 +118,19 @@ def test_a_kill_between_adaptation_and_facts_is_mended(tmp_path: Path, tiny_fold
     assert bytes_of(out / "adaptations") == before
     for one, other in zip(first.json["entries"], again.json["entries"], strict=True):
         assert (one["method"], one["test"]) == (other["method"], other["test"])
+
+
+def test_a_run_begun_by_other_rules_goes_on_and_says_so(tmp_path: Path, tiny_folder: Path) -> None:
+    data, out = write_rows(tmp_path / "rows.jsonl", two_labels(60)), tmp_path / "run"
+    command = ("compare", data, "--out", out, "--base", tiny_folder, "--questions", "none")
+    command += ("--methods", "majority,zero_shot")
+    said = "this run was begun on"
+    assert said not in tunewise(*command).err
+    assert said not in tunewise(*command).err
+    held = json.loads((out / "started.json").read_text())
+    del held["fit_rules"]  # as it was before there was a number
+    (out / "started.json").write_text(json.dumps(held))
+    again = tunewise(*command)
+    assert again.code == 0, again.err
+    assert f"mind: {said} {held['started']}" in " ".join(again.err.split())
+    assert said in (out / "report.html").read_text()

@@ -126,20 +126,31 @@ def test_the_plan_tells_what_a_time_pays_for(tmp_path: Path, tiny_folder: Path) 
 
 
 @pytest.mark.parametrize(
-    ("rows", "answering", "seconds", "found"),
+    ("rows", "a_row", "besides", "found"),
     [
-        (844, 240.0, 600.0, 844),  # two fifths of the time
-        (844, 241.0, 600.0, 800),
-        (844, 480.0, 600.0, 300),
-        (844, 4800.0, 600.0, 200),  # too short for any number
-        (150, 4800.0, 600.0, 150),
-        (201, 4800.0, 600.0, 200),
+        (844, 0.25, 29.0, 844),  # two fifths of the time
+        (844, 0.25, 29.1, 800),
+        (844, 0.5, 50.0, 300),
+        (844, 0.5, 140.0, 200),
+        (844, 5.0, 0.0, 200),  # too short for any number
+        (844, 0.0, 500.0, 200),
+        (150, 5.0, 0.0, 150),
+        (201, 5.0, 0.0, 200),
     ],
 )
 def test_answering_has_two_fifths_of_a_time(
-    rows: int, answering: float, seconds: float, found: int
+    rows: int, a_row: float, besides: float, found: int
 ) -> None:
-    assert rows_within(rows, 100, answering, seconds) == found
+    asked: list[int] = []
+
+    def takes(count: int) -> float:
+        asked.append(count)
+        return besides + a_row * count
+
+    assert rows_within(rows, takes, 600.0) == found
+    assert set(asked) <= {rows, 200}
+    numbers = [count for count in range(200, rows) if besides + a_row * count <= 240.0]
+    assert found >= rows or found == 200 or found in numbers
 
 
 def test_a_short_time_is_kept_to_by_answering_fewer_rows(tmp_path: Path, tiny_folder: Path) -> None:

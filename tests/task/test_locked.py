@@ -1,4 +1,4 @@
-"""Fewer test rows: the same ones every time, groups whole, in their order, and still locked."""
+"""Fewer test rows: the same ones every time, in their order, and still locked."""
 
 from __future__ import annotations
 
@@ -29,12 +29,17 @@ def test_all_rows_are_the_test_itself() -> None:
     assert test.times_opened == 0
 
 
-def test_rows_of_a_group_stay_together() -> None:
-    rows = rows_of(100, group=7)
-    kept = LockedTest(rows).some(30).open()
-    assert 30 <= len(kept) < 37
-    groups = {row.group for row in kept}
-    assert len(kept) == sum(row.group in groups for row in rows)
+def test_more_rows_hold_the_fewer_and_say_how_many_are_left() -> None:
+    test = LockedTest(rows_of(100))
+    few, more = test.some(30), test.some(60)
+    assert set(few.open()) < set(more.open())
+    assert (test.left_out, few.left_out, more.left_out, more.some(20).left_out) == (0, 70, 40, 80)
+
+
+def test_few_rows_of_many_groups_rather_than_a_few_whole_ones() -> None:
+    kept = LockedTest(rows_of(840, group=21)).some(200).open()
+    assert len(kept) == 200
+    assert len({row.group for row in kept}) > 35
 
 
 def test_a_row_is_as_likely_as_any_other() -> None:

@@ -17,10 +17,10 @@ _SHORTEST_TRIAL_STEPS = 8
 _TRIAL_SHARE = 0.125
 # For each trial beside the main run so many steps, of which it takes no more than a sixth.
 _FEWEST_STEPS_FOR_A_TRIAL = 48
-# Rows of a step where none are asked for: fewer where the budget pays for few steps, since more and
-# smaller ones then learn more (docs/log.md); but no steps of so few token passes that the processor
-# waits more than it computes, and none whose number hardly grows, since every step pays for the
-# shared text.
+# Rows of a step where none are asked for: fewer where the budget, or the passes over few training
+# rows, would leave few steps, since more and smaller ones then learn more (docs/log.md); but no
+# steps of so few token passes that the processor waits more than it computes, and none whose number
+# hardly grows, since every step pays for the shared text.
 BATCH_SIZES = (16, 8, 4)
 _ENOUGH_STEPS = 48
 _WORTH_IT = 1.5

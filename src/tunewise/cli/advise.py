@@ -97,7 +97,7 @@ def _show(found: Advice) -> None:
         for line in legend(found.prior):
             say(f"  {line}", style="dim", indent=4)
     for warning in found.check["warnings"]:
-        say(f"  mind the data: {warning}", indent=4)
+        say(f"  mind: {warning}", indent=4)
     say("")
     say(f"to know, about {duration(found.plan.seconds)} on this machine:")
     # As typed, since without its columns and its base it would be another run, or none; on a line

@@ -110,7 +110,7 @@ def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
     partial = out.with_name(f"{out.name}.partial")
     with bars() as reporter:
         for warning in ground.check.warnings:
-            reporter.say(f"mind the data: {warning}")
+            reporter.say(f"mind: {warning}")
         reporter.begin(f"fitting {method.name}", 1, 1)
         fitted = fit(
             ground,

@@ -139,7 +139,7 @@ def show_plan(plan: RunPlan) -> None:
     for skipped in plan.skipped:
         _line(f"{skipped.method} left out: {skipped.reason}", style="dim", indent=2)
     for warning in plan.data_warnings:
-        _line(f"  mind the data: {warning}", indent=4)
+        _line(f"  mind: {warning}", indent=4)
 
 
 def _questions_planned(plan: RunPlan) -> str:

@@ -147,7 +147,7 @@ def _more_rows(found: Decision, rival: Entry) -> Iterator[str]:
         )
     else:
         yield (
-            f"With about {_round_up(needed):,} test rows (there are {pair.n:,}) the gap of "
+            f"With about {_round_up(needed):,} test rows (here {pair.n:,}) the gap of "
             f"{points(abs(pair.difference))} points between {names} would be settled, if it stays."
         )
 

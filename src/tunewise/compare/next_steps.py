@@ -89,7 +89,10 @@ def _to_tell(found: Decision) -> Iterator[str]:
     """What would let the next run tell."""
     rows, seeds = found.best.test.n, len(found.best.seeds)
     if rows < FEW_ROWS:
-        yield f"Label more rows: {plural(rows, 'test row')} cannot tell methods apart."
+        yield (
+            f"{plural(rows, 'test row')} cannot tell methods apart: answer all there are, or "
+            "label more."
+        )
     elif seeds < 5 and found.best.fit.trainable_parameters:
         yield f"Run again with --seeds {5 if seeds > 1 else 3}, or with more test rows."
 

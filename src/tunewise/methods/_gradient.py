@@ -29,7 +29,7 @@ class TrainingSettings(MethodSettings):
     batch_size: int | None = Field(
         None,
         ge=1,
-        description="rows per optimizer step; unset: 16, fewer where the budget pays for few steps",
+        description="rows per optimizer step; unset: 16, fewer where that would leave few steps",
     )
     steps: int | None = Field(
         None, ge=1, description="exact number of optimizer steps, without a race; unset: by budget"

@@ -12,6 +12,7 @@ from typing import Any
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Verdict, sample_rows
+from tunewise.adaptation.plan import BATCH_SIZES
 from tunewise.adaptation.race import Contestant
 from tunewise.errors import BudgetTooSmallError
 from tunewise.methods._contract import Method
@@ -83,7 +84,19 @@ class EitherStart:
         share = None if ledger.remaining is None else int(_TRIAL_SHARE * ledger.remaining)
         short = {"steps": _TRIAL_STEPS, "judgements": 1}
         rows = max(1, settings.validation_rows // 2)
-        trial = settings.model_copy(update=short | {"validation_rows": rows})
+        asked = settings.batch_size is not None or settings.steps is not None
+        for batch_size in (settings.batch_size,) if asked else BATCH_SIZES:
+            update = short | {"validation_rows": rows, "batch_size": batch_size}
+            losses = self._tried(context, plain, settings.model_copy(update=update), share)
+            if losses is not None:
+                return losses
+        return None
+
+    def _tried(
+        self, context: FitContext, plain: FitContext, trial: TrainingSettings, share: int | None
+    ) -> tuple[float, float] | None:
+        """The same, with steps of one size, for so many of the ledger's token passes each."""
+        ledger = context.ledger
         losses: list[float] = []
         for start in (context, plain):
             own = Ledger(ledger.body_parameters, ledger.head_parameters, share)

@@ -9,6 +9,7 @@ what it kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -322,16 +323,21 @@ class _Search:
         ours = winner.losses(count)[begin if apart else 0 :]
         theirs = start.losses(count)[begin if apart else 0 :]
         metrics = winner.verdict(count).metric, start.verdict(count).metric
+        error = paired_error(ours - theirs)
         self.notes["confirmed"] = {
             "rows": len(ours),
             "apart_from_the_race": apart,
             "winner": winner.name,
             "loss": float(ours.mean()),
             "start_loss": float(theirs.mean()),
+            "error_of_difference": error if math.isfinite(error) else None,
+            "all_rows": count,
+            "loss_on_all": float(winner.losses(count).mean()),
+            "start_loss_on_all": float(start.losses(count).mean()),
             "metric": metrics[0],
             "start_metric": metrics[1],
         }
-        falls = float((ours - theirs).mean()) > paired_error(ours - theirs)
+        falls = float((ours - theirs).mean()) > error
         better = float(behind.mean()) < 0.0 and not falls
         return better and (metrics[0] is None or metrics[1] is None or metrics[0] >= metrics[1])
 

@@ -1,8 +1,8 @@
 """Racing of candidates on shared rows: who stays, and who is taken in the end.
 
 Successive halving (Jamieson & Talwalkar 2016) with a paired test beside it, as in F-Race (Birattari
-et al. 2002). The last choice is the one-standard-error rule (Breiman et al. 1984, section 3.4.3):
-the cheapest whose loss is within the noise of the best.
+et al. 2002). The last choice is the cheapest whose loss is within the noise of the best, as in the
+one-standard-error rule (Breiman et al. 1984, section 3.4.3), of so many errors as are asked for.
 """
 
 from __future__ import annotations

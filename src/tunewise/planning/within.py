@@ -17,23 +17,25 @@ _ANSWERING_SHARE = 0.4
 _FEWEST_TEST_ROWS = 200
 
 
-def rows_within(test_rows: int, others: int, answering: float, seconds: float) -> int:
+def rows_within(test_rows: int, answering: Callable[[int], float], seconds: float) -> int:
     """How many test rows can be answered in two fifths of a time: all, or a round number.
 
     Args:
         test_rows: that there are.
-        others: rows that are answered in any case.
-        answering: seconds that answering all of both takes.
+        answering: seconds that answering takes, with so many of them; what is answered besides
+            is in it. Asked twice at most: in between it grows evenly.
         seconds: that there are for everything.
 
     Returns:
         No fewer than 200, unless there are fewer.
     """
-    fewer = [rows for rows in reversed(_ROUND) if _FEWEST_TEST_ROWS <= rows < test_rows]
-    for rows in (test_rows, *fewer):
-        if answering * (rows + others) <= _ANSWERING_SHARE * seconds * (test_rows + others):
-            return rows
-    return min(test_rows, _FEWEST_TEST_ROWS)
+    room, fewest = _ANSWERING_SHARE * seconds, _FEWEST_TEST_ROWS
+    if test_rows <= fewest or answering(test_rows) <= room:
+        return test_rows
+    least = answering(fewest)
+    a_row = (answering(test_rows) - least) / (test_rows - fewest)
+    paid = [n for n in _ROUND if fewest <= n < test_rows and least + a_row * (n - fewest) <= room]
+    return max(paid, default=fewest)
 
 
 def plan_within(planned: Callable[[int], RunPlan], seconds: float) -> RunPlan:

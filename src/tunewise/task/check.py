@@ -19,9 +19,6 @@ from tunewise.task.types import FitView, Kind, Row, TaskSpec
 # How many examples a finding shows at most.
 EXAMPLES = 5
 _RENDERED = 3
-_FEW_ROWS = 5
-_HEAVY_SHARE = 0.8
-_MUCH_REMOVED = 0.2
 # Numbers, single letters, and names that only count: 0, -1, 2.0, A, label_3, class 4.
 _BARE = re.compile(
     r"[+-]?\d+(\.\d+)?|[a-z]|(label|class|category|type|group)[\s_-]?(\d+|[a-z])", re.I | re.A
@@ -148,51 +145,6 @@ def majority_share(balance: Mapping[str, Mapping[str, int]], rows: int) -> float
     """
     counts = balance.get("train", {})
     return max(counts.values()) / rows if counts and rows else None
-
-
-def make_warnings(
-    balance: Mapping[str, Mapping[str, int]],
-    share: float | None,
-    rows_after: Mapping[str, int],
-    across: Finding,
-    contradictory: Finding,
-) -> tuple[str, ...]:
-    """What a person should look at before trusting a result.
-
-    Args:
-        balance: rows by label, by split.
-        share: of the most frequent label.
-        rows_after: rows by split.
-        across: near-duplicates removed.
-        contradictory: inputs with different answers.
-    """
-    said: list[str] = []
-    train = balance.get("train", {})
-    if share is not None and share >= _HEAVY_SHARE and len(train) > 1:
-        label = max(train, key=lambda each: train[each])
-        said.append(f"heavy imbalance: {share:.0%} of the train rows are {label!r}")
-    few = [f"{label!r} ({count})" for label, count in train.items() if count < _FEW_ROWS]
-    if few:
-        said.append(f"labels with fewer than {_FEW_ROWS} train rows: {', '.join(few[:10])}")
-    untested = [repr(label) for label in train if label not in balance.get("test", {})]
-    if untested:
-        said.append(f"labels without a test row: {', '.join(untested[:10])}")
-    folded: dict[str, set[str]] = {}
-    for label in train:
-        folded.setdefault(" ".join(label.casefold().split()), set()).add(label)
-    same = [" and ".join(sorted(each)) for each in folded.values() if len(each) > 1]
-    if same:
-        said.append(f"labels that differ in case or spaces only: {'; '.join(same)}")
-    if across.count > _MUCH_REMOVED * sum(rows_after.values()):
-        said.append(
-            f"{across.count} rows were removed as near-duplicates across splits; if rows belong "
-            "together (one text, many questions), name the column that groups them with --group"
-        )
-    if contradictory.count:
-        said.append(f"{contradictory.count} inputs stand with different answers")
-    if rows_after.get("test", 0) < 100:
-        said.append(f"{rows_after.get('test', 0)} test rows: intervals will be wide")
-    return tuple(said)
 
 
 def label_hint(spec: TaskSpec, column: str) -> str:

@@ -18,7 +18,6 @@ from tunewise.task.check import (
     label_hint,
     labels_of,
     majority_share,
-    make_warnings,
 )
 from tunewise.task.columns import ColumnChoice, choose_columns
 from tunewise.task.joined import with_joined_input
@@ -30,6 +29,7 @@ from tunewise.task.rows import answered_records, left_out, make_rows
 from tunewise.task.score import DEFAULT_METRIC, metric_for
 from tunewise.task.split import complete_splits
 from tunewise.task.types import FitView, Kind, LockedTest, Row, TaskSpec
+from tunewise.task.warnings import make_warnings
 
 FEWEST_ROWS = 8
 _LABELLED = (Kind.CLASSIFICATION, Kind.MULTI_LABEL)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -97,37 +96,35 @@ class FitView:
 
 @dataclass(slots=True)
 class LockedTest:
-    """The test rows behind a counter; opened once, after everything is fitted."""
+    """The test rows behind a counter; opened once, after everything is fitted.
+
+    Attributes:
+        times_opened: calls of `open`.
+        left_out: further test rows that are not answered; see `some`.
+    """
 
     _rows: tuple[Row, ...] = field(repr=False)
     times_opened: int = 0
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def some(self, count: int) -> LockedTest:
-        """About so many of the rows, drawn at random, as locked as before.
+        """So many of the rows, drawn at random, as locked as before.
 
-        Which ones is the same every time. Rows of one group stay together, so that their number may
-        pass the count by a part of a group.
+        Which ones is the same every time, and more of them hold the fewer. Rows of one group need
+        not stay together: what is told of them counts by group, and many groups of a few rows tell
+        more than a few whole ones.
 
         Args:
             count: rows at most; all of them where there are no more.
         """
         if count >= len(self._rows):
             return self
-        names = clusters_of(self._rows) or [row.id for row in self._rows]
-        sizes = list(Counter(names).items())
-        drawn: set[str] = set()
-        so_far = 0
-        for place in np.random.default_rng(0).permutation(len(sizes)):
-            if so_far >= count:
-                break
-            unit, size = sizes[int(place)]
-            drawn.add(unit)
-            so_far += size
-        kept = (row for row, name in zip(self._rows, names, strict=True) if name in drawn)
-        return LockedTest(tuple(kept))
+        drawn = np.random.default_rng(0).permutation(len(self._rows))[:count]
+        kept = tuple(self._rows[int(place)] for place in np.sort(drawn))
+        return LockedTest(kept, left_out=len(self) + self.left_out - count)
 
     def open(self) -> tuple[Row, ...]:
         """The rows; each call is counted."""
