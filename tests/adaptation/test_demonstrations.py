@@ -96,9 +96,11 @@ def test_long_rows_are_not_shown_unless_all_are_long() -> None:
 @pytest.mark.parametrize("count", [None, 2, 31])
 def test_choices_are_named_and_have_no_instruction(pick: str | None, count: int | None) -> None:
     sources = Sources(ROWS, ROWS[:20], ROWS[:10], np.arange(10.0))
-    found = dict(choices(sources, generator(), count=count, pick=pick, balance=True))
-    for name, prompt in found.items():
-        kind, number = name.split()
+    found = list(choices(sources, generator(), count=count, pick=pick, balance=True))
+    assert len({each.name for each in found}) == len(found)
+    for each in found:
+        prompt, (kind, number) = each.prompt, each.name.split()
+        assert each.kind == kind
         assert pick in (None, kind)
         assert count in (None, int(number))
         assert prompt.instruction == ""
@@ -112,4 +114,4 @@ def test_choices_are_named_and_have_no_instruction(pick: str | None, count: int 
 
 def test_without_labels_and_losses_nothing_is_balanced_or_hard() -> None:
     found = choices(Sources(ROWS, ROWS), generator(), count=2, pick=None, balance=False)
-    assert [name for name, _ in found] == ["coverage 2", "random 2", "nearest 2"]
+    assert [each.name for each in found] == ["coverage 2", "random 2", "nearest 2"]

@@ -23,10 +23,25 @@ from tunewise.task.types import Row
 _HARD_SHARE = 1 / 3
 # Picking by coverage compares all pairs of so many rows.
 _COVERED_ROWS = 400
-# In the middle first: few demonstrations tell little, many cost much. The nearest cost their
-# length with every row, so those begin small.
-COUNTS = (4, 8, 2, 16)
-NEAREST_COUNTS = (2, 4, 8, 16)
+# The first is what a kind of demonstrations is judged by. Those that all rows share are computed
+# once, and more of them tell more; the nearest cost their length with every row.
+COUNTS = (8, 16, 4, 2)
+NEAREST_COUNTS = (4, 2, 8, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Demonstrations that a prompt may show.
+
+    Attributes:
+        kind: how they were picked.
+        name: kind and number.
+        prompt: they, without an instruction.
+    """
+
+    kind: str
+    name: str
+    prompt: PromptText
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +68,8 @@ def choices(
     count: int | None,
     pick: str | None,
     balance: bool,
-) -> Iterator[tuple[str, PromptText]]:
-    """Choices of demonstrations with their names, as prompts without an instruction.
+) -> Iterator[Choice]:
+    """Choices of demonstrations: every kind in one number, then in the next.
 
     Args:
         sources: rows to pick from.
@@ -78,9 +93,11 @@ def choices(
         picked["random"] = random_rows(rows, number, random)
         for name, chosen in picked.items():
             if pick in (None, name) and len(chosen) == number:
-                yield f"{name} {number}", PromptText("", demonstrations=shown(chosen))
+                prompt = PromptText("", demonstrations=shown(chosen))
+                yield Choice(name, f"{name} {number}", prompt)
         if pick in (None, "nearest") and len(rows) >= near:
-            yield f"nearest {near}", PromptText("", pool=shown(pool), nearest=near)
+            prompt = PromptText("", pool=shown(pool), nearest=near)
+            yield Choice("nearest", f"nearest {near}", prompt)
 
 
 def showable_rows(context: FitContext, longest_tokens: int) -> list[Row]:
