@@ -152,7 +152,7 @@ def check_answers(ground: Ground, client: httpx.Client) -> None:
 
 
 def test_served_as_predicted_and_left_in_order(ground: Ground) -> None:
-    with serving(ground, "--grace-seconds", "6") as (process, client):
+    with serving(ground, "--grace-seconds", "12") as (process, client):
         check_answers(ground, client)
         body = {"model": "acme/labels", "input": INPUTS}
         classes = client.post("/v1/classify", json=body).json()["data"]
@@ -170,7 +170,7 @@ def test_served_as_predicted_and_left_in_order(ground: Ground) -> None:
             assert client.get("/readyz").status_code == 503
             assert ask(client, "labels", 0) == ground.answers["labels"][0].text
             assert [line for line in lines if line][-1] == "data: [DONE]"
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     store = TenantStore(str(ground.registry / "keys.db"))
     used = {place[2]: used for place, used in store.usage(tenant="acme").items()}
     assert used["acme/labels"].requests >= len(INPUTS) + 2
