@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tunewise.cli.options import base_option, json_option
+from tunewise.early import check_fresh
 
 if TYPE_CHECKING:
     from tunewise.adaptation.files import Files
@@ -68,7 +69,6 @@ def exported_files(
     from tunewise.adaptation.store import load
     from tunewise.errors import AdaptationError
     from tunewise.model.base import load_base, load_tokenizer
-    from tunewise.steps import check_fresh
 
     made = FORMATS.find(name)
     loaded = load(adaptation)

@@ -15,7 +15,7 @@ from tunewise.adaptation.judge import Verdict, sample_rows
 from tunewise.adaptation.race import Contestant
 from tunewise.errors import BudgetTooSmallError
 from tunewise.methods._contract import Method
-from tunewise.methods._gradient import TrainingSettings
+from tunewise.methods._settings._training import TrainingSettings
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.numerics.racing import paired_error

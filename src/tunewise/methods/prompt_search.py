@@ -25,7 +25,7 @@ from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, fittin
 from tunewise.methods._contract import Needs
 from tunewise.methods._ensemble import gathered, set_aside
 from tunewise.methods._proposals import proposals
-from tunewise.methods._search_settings import PromptSearchSettings
+from tunewise.methods._settings.prompt_search import PromptSearchSettings
 from tunewise.numerics.racing import paired_error
 from tunewise.task.edits import edits
 from tunewise.task.prompt import SYSTEM_SLOT, USER_SLOT, PromptText
