@@ -27,7 +27,7 @@ class _Formats(click.Command):
             formatter.write_dl([(each.name, each.summary) for each in FORMATS.discover().values()])
 
 
-@click.command("export", cls=_Formats)
+@click.command("export", cls=_Formats, short_help="Write an ADAPTATION for other tools.")
 @click.argument("adaptation", type=click.Path(path_type=Path))
 @click.option("--as", "name", required=True, metavar="FORMAT", help="one of those below")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="new folder")
