@@ -26,7 +26,7 @@ from tunewise.errors import BudgetTooSmallError
 from tunewise.jobs import Job, Jobs
 from tunewise.measure.records import SkippedMethod
 from tunewise.methods._contract import Method
-from tunewise.methods._gradient import TrainingSettings
+from tunewise.methods._settings._training import TrainingSettings
 from tunewise.methods._starts import EitherStart
 from tunewise.numerics.racing import Floats, cheapest_within_noise, paired_error
 from tunewise.planning.plan import Planner

@@ -1,7 +1,8 @@
-"""What a run is refused for at once: names, the budget, columns, the place, before torch is loaded.
+"""What a run is refused for at once, before torch is loaded: names, settings, columns, the place.
 
 A typo must not cost the ten seconds that libraries take to load. What lies in a folder is known
-by its modules' names without importing them; what is read here is read again by whoever acts on it.
+by its modules' names without importing them, and the methods' settings lie in modules of their own;
+what is read here is read again by whoever acts on it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from tunewise.compare.run_folder import check_free
 from tunewise.config import ALL_QUESTIONS, RunConfig, check_budget
 from tunewise.discovery import METHOD_FOLDERS, folders_named
 from tunewise.errors import OutputFolderError, UnknownNameError
+from tunewise.methods._contract import parse_settings
+from tunewise.methods._settings._find import declared
 from tunewise.model.dtypes import check_dtype
 from tunewise.model.names import check_name
 from tunewise.task.columns import choose_columns
@@ -39,11 +42,16 @@ def check_run(config: RunConfig, out: Path | None = None) -> None:
         out: folder of the run; None where nothing is written.
 
     Raises:
-        ConfigError: a method, question, metric, base, dtype or budget that there is not.
+        ConfigError: a method, one of its settings, a question, metric, base, dtype or budget that
+            there is not.
         DataError: there is no such file, it cannot be read, or a column is not in it.
         OutputFolderError: the folder holds something else, or cannot be written.
     """
     check_methods((*config.methods, *config.settings))
+    for name, given in config.settings.items():
+        known = declared(name)
+        if known is not None:
+            parse_settings(known, given)
     asked = () if config.questions in (None, ALL_QUESTIONS) else config.questions
     _check("question", (*(asked or ()), *config.question_settings), QUESTIONS, _QUESTION_GROUP)
     metric = config.options.metric
@@ -87,6 +95,25 @@ def check_methods(names: Iterable[str]) -> None:
         return  # their files say what the methods are called
     single = [each.strip() for name in names for each in re.split("[>+]", name)]
     _check("method", single, METHODS, METHODS)
+
+
+def check_fresh(out: Path) -> None:
+    """Refuse a folder that holds something, before any work is done.
+
+    Args:
+        out: where an adaptation or an export goes.
+
+    Raises:
+        OutputFolderError: it is a file, or not empty.
+    """
+    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if held or out.is_file():
+        raise OutputFolderError(
+            "--out is taken",
+            found=f"{out}: {', '.join(held[:5]) or 'a file'}",
+            expected="a new or empty folder",
+            fix="choose another --out, or remove it",
+        )
 
 
 def check_writable(out: Path) -> None:

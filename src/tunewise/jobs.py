@@ -23,9 +23,8 @@ from tunewise.adaptation.store import folder_bytes, load, save
 from tunewise.errors import BudgetTooSmallError, RunError
 from tunewise.measure.files import read_json, read_record, write_json, write_record
 from tunewise.measure.records import FitRecord
-from tunewise.methods._chain import ARROW
 from tunewise.methods._contract import Method
-from tunewise.methods._joint import PLUS
+from tunewise.methods._settings._composed import ARROW, PLUS
 from tunewise.numerics.racing import Floats
 from tunewise.steps import Ground, Reporter, fit, fit_facts, measure
 from tunewise.task.types import Row

@@ -15,7 +15,7 @@ from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.predict import needs_base, predictor_for
 from tunewise.adaptation.store import fingerprint_of
-from tunewise.errors import ConfigError, DataError, OutputFolderError, RunError
+from tunewise.errors import ConfigError, DataError, RunError
 from tunewise.measure.accuracy import Measured, measure_rows
 from tunewise.measure.memory import PeakMemory
 from tunewise.methods._contract import Method
@@ -231,22 +231,6 @@ def described(fitted: Fitted) -> dict[str, Any]:
         "fit": facts,
         **steps,
     }
-
-
-def check_fresh(out: Path) -> None:
-    """Refuse a folder that holds something, before any work is done.
-
-    Raises:
-        OutputFolderError: it is a file, or not empty.
-    """
-    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if held or out.is_file():
-        raise OutputFolderError(
-            "--out is taken",
-            found=f"{out}: {', '.join(held[:5]) or 'a file'}",
-            expected="a new or empty folder",
-            fix="choose another --out, or remove it",
-        )
 
 
 def base_for(adaptation: Adaptation, name: str | None, dtype: str) -> Base | None:

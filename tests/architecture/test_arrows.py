@@ -90,13 +90,17 @@ ALLOWED: Mapping[str, set[str]] = {
         "cli",
     },
 }
-# Single modules a part may import besides: records that hold no code of their part.
+# Single modules a part may import besides: records that hold no code of their part, and settings.
 ALLOWED_MODULES: Mapping[str, set[str]] = {
     "compare": {
         "tunewise.measure.evidence",
         "tunewise.measure.files",
         "tunewise.measure.records",
         "tunewise.task.types",
+    },
+    "early": {
+        "tunewise.methods._contract",
+        "tunewise.methods._settings._find",
     },
 }
 HEAVY = ("torch", "transformers", "peft")

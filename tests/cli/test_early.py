@@ -13,9 +13,15 @@ from tests.cli.planted import two_labels, write_rows
 from tunewise import early
 from tunewise.errors import OutputFolderError, UnknownNameError
 from tunewise.measure.questions._registry import QUESTIONS
-from tunewise.methods._registry import discover_methods
+from tunewise.methods._registry import discover_methods, find_method
+from tunewise.methods._settings._find import declared
 
-TASK = "[priorities]\nminimum_qualty = 85\n[methods.lroa]\nrank = 4\n[questions.fragilty]\nn = 1\n"
+TASKS = {
+    "TASK": "[priorities]\nminimum_qualty = 85\n[methods.lroa]\nrank = 4\n",
+    "SETTING": "[methods.lora]\nrnk = 4\n",
+    "CHAIN": "[methods.'prompt_search > lora']\nrank = 8\nlora_rnk = 4\n",
+    "VALUE": "[methods.'soft_prompt+lora']\nrank = 0\n",
+}
 # Runs each command line of standard input in one process; says what it ended with and loaded.
 SCRIPT = """
 import json, sys, time
@@ -60,17 +66,27 @@ TYPOS: list[tuple[list[str], str]] = [
     (["data", "check", "DATA", "--input", "txt"], "'text'"),
     (["data", "check", "DATA", "--base", "smolm2-135m"], "'smollm2-135m'"),
     (["predict", "DATA", "some text", "--base", "smolm2-135m"], "'smollm2-135m'"),
+    (["compare", "DATA", "--task", "SETTING"], "'rank'"),
+    (["compare", "DATA", "--task", "CHAIN"], "'lora_rank'"),
+    (["compare", "DATA", "--task", "VALUE"], "greater than or equal to 1"),
     (["fit", "lroa", "DATA", "--out", "x"], "'lora'"),
+    (["fit", "lora", "DATA", "--out", "x", "--rnk", "4"], "'--rank'"),
+    (["fit", "lora", "DATA", "--out", "x", "--rank", "0"], "greater than or equal to 1"),
+    (["fit", "few_shot>lora", "DATA", "--out", "x", "--lora-rnk", "4"], "'--lora-rank'"),
+    (["fit", "lora", "DATA", "--out", "x", "--task", "SETTING"], "'rank'"),
+    (["fit", "lora", "DATA", "--out", "x", "--output", "lable"], "'label'"),
+    (["fit", "lora", "DATA", "--out", "x", "--dtype", "float17"], "unknown dtype"),
+    (["fit", "lora", "DATA", "--out", "x", "--budget", "3x"], "budget cannot be read"),
+    (["fit", "lora", "nowhere.csv", "--out", "x"], "no file or folder"),
+    (["fit", "lora", "DATA", "--out", "."], "--out is taken"),
 ]
 
 
 def test_typos_are_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
-    data, task = write_rows(tmp_path / "rows.jsonl", two_labels(40)), tmp_path / "task.toml"
-    task.write_text(TASK, encoding="utf-8")
-    lines = [
-        [each.replace("DATA", str(data)).replace("TASK", str(task)) for each in arguments]
-        for arguments, _ in TYPOS
-    ]
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(40))
+    for name, text in TASKS.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    lines = [[each.replace("DATA", str(data)) for each in arguments] for arguments, _ in TYPOS]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         input=json.dumps(lines),
@@ -85,7 +101,7 @@ def test_typos_are_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
         assert (code, heavy) == (2, []), (arguments, err)
         assert words in err, arguments
     assert seconds / len(TYPOS) < 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "task.toml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*TASKS, "rows.jsonl"])
 
 
 def test_the_names_are_those_of_what_is_loaded() -> None:
@@ -93,6 +109,24 @@ def test_the_names_are_those_of_what_is_loaded() -> None:
     early._check("question", QUESTIONS.discover(), early.QUESTIONS, QUESTIONS.group)
     with pytest.raises(UnknownNameError, match="unknown question 'fragilty'"):
         early._check("question", ["fragilty"], early.QUESTIONS, QUESTIONS.group)
+
+
+def test_the_settings_are_those_of_what_is_loaded() -> None:
+    made = (
+        "few_shot>lora",
+        "prompt_search > soft_prompt > lora",
+        "lora + soft_prompt",
+        "zero_shot",
+    )
+    for name in (*discover_methods(), *made):
+        known, method = declared(name), find_method(name)
+        assert known is not None
+        told, wanted = known.Settings.model_fields, method.Settings.model_fields
+        assert {each: str(field) for each, field in told.items()} == {
+            each: str(field) for each, field in wanted.items()
+        }
+    for name in ("not_here", "_training", "not_here>lora", "few_shot>lora+soft_prompt"):
+        assert declared(name) is None
 
 
 def test_methods_of_other_folders_are_not_judged_by_their_files(

@@ -78,10 +78,14 @@ def test_who_has_made_no_key_is_told(
     place = ("--registry", tmp_path / "registry")
     flags = (*place, "--base", tiny_folder, "--port", "0")
     assert "no key was made yet" in tunewise("serve", *flags).err
-    assert "no key" not in tunewise("serve", *flags, "--open").err
+    opened = tunewise("serve", *flags, "--open").err
+    assert "no key" not in opened
+    assert "registry add ADAPTATION local/NAME" in opened
     assert tunewise("keys", "tenant", "acme", *place).code == 0
     assert tunewise("keys", "create", "acme", "--right", "use", *place).code == 0
-    assert "no key" not in tunewise("serve", *flags).err
+    told = tunewise("serve", *flags).err
+    assert "no key" not in told
+    assert "local/NAME" not in told
 
 
 @pytest.mark.parametrize(

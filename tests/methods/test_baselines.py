@@ -18,10 +18,10 @@ from tunewise.adaptation.parts import ShallowModelPart
 from tunewise.adaptation.shallow import ShallowPredictor
 from tunewise.errors import DataError
 from tunewise.methods._registry import discover_methods
+from tunewise.methods._settings.tfidf import TfidfSettings
 from tunewise.methods.lead import METHOD as LEAD
 from tunewise.methods.majority import METHOD as MAJORITY
 from tunewise.methods.tfidf import METHOD as TFIDF
-from tunewise.methods.tfidf import TfidfSettings
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.task.score import score_row

@@ -18,7 +18,7 @@ from tunewise.adaptation.readout import adjusted_scores
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import parse_settings
 from tunewise.methods._registry import find_method
-from tunewise.methods._search_settings import wordings_of
+from tunewise.methods._settings.prompt_search import wordings_of
 from tunewise.model.base import Base
 from tunewise.numerics.calibration import cross_entropy
 from tunewise.task.prompt import Demonstration, PromptText

@@ -17,7 +17,8 @@ from tunewise.adaptation.bundle import Decoding
 from tunewise.adaptation.parts import PromptTextPart, VirtualTokensPart
 from tunewise.adaptation.predict import predictor_for
 from tunewise.adaptation.store import load, save
-from tunewise.methods.soft_prompt import METHOD, SoftPromptSettings
+from tunewise.methods._settings.soft_prompt import SoftPromptSettings
+from tunewise.methods.soft_prompt import METHOD
 from tunewise.model import cache
 from tunewise.steps import Fitted, Ground, fit, prepare
 from tunewise.task.options import TaskOptions

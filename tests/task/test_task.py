@@ -111,6 +111,42 @@ def test_an_instruction_may_say_what_labels_mean(tmp_path: Path) -> None:
     assert ".map(" not in told
 
 
+@pytest.mark.parametrize(
+    ("form", "hinted"),
+    [
+        ("2024-{:02}-{:02}", True),
+        ("2024-{:02}-{:02}T10:30:00.5Z", True),
+        ("2024-{:02}-{:02} 10:30:00+00:00", True),
+        ("{}/{}/24 9:05 pm", True),
+        ("{1}.{0}.2024", True),
+        ("Wed, {1} Jan 2024", True),
+        ("March {1}, 2024", True),
+        ("7.{}.{}", False),
+        ("{:02}-{:02}", False),
+        ("room {}-{}", False),
+    ],
+)
+@pytest.mark.parametrize("distinct", [True, False])
+def test_answers_that_are_dates_are_hinted_at(
+    tmp_path: Path, form: str, hinted: bool, distinct: bool
+) -> None:
+    days = [(1 + n % 12, 1 + n % 28) if distinct else (1, 1 + n % 2) for n in range(60)]
+    answers = [form.format(*each) for each in days]
+    rows = [{"text": phrase(n), "when": answer} for n, answer in enumerate(answers)]
+    named = {"input": "text", "output": "when"}
+    told = [each for each in _load(tmp_path, rows, **named).check.warnings if "dates" in each]
+    assert len(told) == hinted
+    if hinted:
+        assert repr(answers[0]) in told[0]
+        assert "if 'when' is not the column you mean, name another with --output" in told[0]
+    # Dates that are to be found in the text, or are asked for, are no mistake.
+    asked = _load(tmp_path, rows, **named, instruction="Answer with the date of arrival.")
+    assert not [each for each in asked.check.warnings if "dates" in each]
+    inside = [{**row, "text": f"{row['text']}, due {row['when']}"} for row in rows]
+    check = _load(tmp_path, inside, **named).check
+    assert not [each for each in check.warnings if "dates" in each]
+
+
 def test_few_are_told_of_many_rows_without_an_answer() -> None:
     assert left_out(Finding()) == ""
     assert left_out(Finding(1, ("a row 1",))).startswith("1 row has no answer and is left out: a r")

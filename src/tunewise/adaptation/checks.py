@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from tunewise.adaptation.parts import (
-    MOST_PROMPTS,
     KVPrefixPart,
     LowRankPart,
     Part,
@@ -22,6 +21,7 @@ from tunewise.adaptation.parts import (
     WeightsPart,
 )
 from tunewise.errors import AdaptationError
+from tunewise.task.prompt import MOST_PROMPTS
 
 
 def check_part(part: Part) -> None:

@@ -21,9 +21,6 @@ from torch import Tensor
 
 from tunewise.task.prompt import PromptText
 
-MOST_PROMPTS = 8
-"""Prompts of one ensemble: every request pays for all of them."""
-
 
 @dataclass(frozen=True, slots=True)
 class PromptTextPart:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from tunewise.errors import BudgetTooSmallError
-from tunewise.model.loop import RowOrder
+from tunewise.model.row_order import RowOrder
 
 # A trial shorter than this ends inside the warm-up and tells nothing.
 _SHORTEST_TRIAL_STEPS = 8

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _READ = ("minimum_quality", "give_up_points")
 
 
-@click.command("advise")
+@click.command("advise", short_help="Say what to expect before anything is fitted.")
 @click.argument("data", required=False)
 @click.option("--methods", default=None, metavar="A,B", help="methods to plan for  [default: all]")
 @click.option("--seeds", default="3", show_default=True, metavar="N", help="seeds to plan for")

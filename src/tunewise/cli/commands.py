@@ -45,7 +45,7 @@ def typed_command() -> str:
     return shlex.join(["tunewise", *sys.argv[1:]])
 
 
-@click.command("compare")
+@click.command("compare", short_help="Fit methods at an equal budget, recommend one.")
 @click.argument("data", required=False)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="folder of the run  [default: runs/NAME]"
@@ -163,7 +163,7 @@ def _plan(config: RunConfig, as_json: bool) -> None:
         show_plan(planned)
 
 
-@click.command("predict")
+@click.command("predict", short_help="Answer TEXTS with a stored ADAPTATION.")
 @click.argument("adaptation", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1)
 @click.option("--file", "data", metavar="DATA", help="answer the rows of a data file instead")
@@ -244,7 +244,7 @@ def _answers(inputs: Sequence[str], answers: Sequence[Answer]) -> list[dict[str,
     return found
 
 
-@click.command("measure")
+@click.command("measure", short_help="Measure a stored ADAPTATION on rows with answers.")
 @click.argument("adaptation", type=click.Path(path_type=Path))
 @click.argument("data", required=False)
 @base_option

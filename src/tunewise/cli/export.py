@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tunewise.cli.options import base_option, json_option
+from tunewise.early import check_fresh
 
 if TYPE_CHECKING:
     from tunewise.adaptation.files import Files
@@ -26,7 +27,7 @@ class _Formats(click.Command):
             formatter.write_dl([(each.name, each.summary) for each in FORMATS.discover().values()])
 
 
-@click.command("export", cls=_Formats)
+@click.command("export", cls=_Formats, short_help="Write an ADAPTATION for other tools.")
 @click.argument("adaptation", type=click.Path(path_type=Path))
 @click.option("--as", "name", required=True, metavar="FORMAT", help="one of those below")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="new folder")
@@ -68,7 +69,6 @@ def exported_files(
     from tunewise.adaptation.store import load
     from tunewise.errors import AdaptationError
     from tunewise.model.base import load_base, load_tokenizer
-    from tunewise.steps import check_fresh
 
     made = FORMATS.find(name)
     loaded = load(adaptation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,10 +20,10 @@ from tunewise.cli.options import (
     split_data_options,
 )
 from tunewise.config import DEFAULT_BASE, parse_budget
-from tunewise.early import check_methods, check_writable
-
-if TYPE_CHECKING:
-    from tunewise.methods._contract import Method
+from tunewise.early import check_columns, check_fresh, check_methods, check_writable
+from tunewise.methods._contract import Declared, full_names, parse_settings
+from tunewise.methods._settings._find import declared
+from tunewise.model.dtypes import check_dtype
 
 
 class _Methods(click.Group):
@@ -42,9 +42,12 @@ class _Methods(click.Group):
             UnknownNameError: there is no such method.
         """
         check_methods([cmd_name])
-        from tunewise.methods._registry import find_method
+        known = declared(cmd_name)
+        if known is None:
+            from tunewise.methods._registry import find_method
 
-        return _command(find_method(cmd_name))
+            known = find_method(cmd_name)
+        return _command(known)
 
 
 @click.group("fit", cls=_Methods)
@@ -52,7 +55,25 @@ def fit_group() -> None:
     """Fit one method and store what it finds."""
 
 
-def _command(method: Method) -> click.Command:
+class _Command(click.Command):
+    """The command of a method: what it does is asked of the method only where that is shown."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Above the flags."""
+        self.help = self._summary()
+        super().format_help_text(ctx, formatter)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """In the list of all."""
+        return self._summary()
+
+    def _summary(self) -> str:
+        from tunewise.methods._registry import find_method
+
+        return find_method(str(self.name)).summary
+
+
+def _command(method: Declared) -> click.Command:
     names = tuple(method.Settings.model_fields)
 
     @click.argument("data", required=False)
@@ -72,31 +93,34 @@ def _command(method: Method) -> click.Command:
     run.__click_params__ += reversed(  # type: ignore[attr-defined]  # click's own place
         [option for option in field_options(method.Settings) if option.name not in taken]
     )
-    return click.command(method.name, help=method.summary, short_help=method.summary)(run)
+    return click.command(method.name, cls=_Command)(run)
 
 
-def _settings(method: Method, table: Mapping[str, Any], flags: Mapping[str, Any]) -> Any:
+def _settings(method: Declared, table: Mapping[str, Any], flags: Mapping[str, Any]) -> Any:
     """Flags lie over the task file's table of the method."""
-    from tunewise.methods._contract import full_names, parse_settings
-
     return parse_settings(method, {**full_names(method, table), **flags})
 
 
-def _run(method: Method, given: dict[str, Any], values: dict[str, Any]) -> None:
-    from tunewise.adaptation.checkpoint import clear_state
-    from tunewise.adaptation.store import folder_bytes, load, save
-    from tunewise.cli.progress import bars
-    from tunewise.model.ledger import UNIT
-    from tunewise.steps import check_fresh, described, fit, measure, prepare, score_summary
-
+def _run(known: Declared, given: dict[str, Any], values: dict[str, Any]) -> None:
     flags, rest = split_data_options(values)
     source, options, tables = read_task(rest["data"], flags)
-    settings = _settings(method, tables.get(method.name, {}), given)
+    settings = _settings(known, tables.get(known.name, {}), given)
     out: Path = rest["out"]
     check_fresh(out)
     check_writable(out)
     asked = "default" if rest["budget"] is None else rest["budget"]
     parse_budget(asked, mean_row_tokens=1.0)
+    check_dtype(rest["dtype"])
+    check_columns(source, options)
+    # From here on torch is loaded.
+    from tunewise.adaptation.checkpoint import clear_state
+    from tunewise.adaptation.store import folder_bytes, load, save
+    from tunewise.cli.progress import bars
+    from tunewise.methods._registry import find_method
+    from tunewise.model.ledger import UNIT
+    from tunewise.steps import described, fit, measure, prepare, score_summary
+
+    method = find_method(known.name)
     if rest["start"] is not None:
         load(rest["start"])  # before the slow work; against the base below
     base = DEFAULT_BASE if rest["base"] is None else rest["base"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tunewise.methods._contract import Method
 
 
-@click.command("methods")
+@click.command("methods", short_help="The methods there are, and their settings.")
 @json_option
 def methods_command(as_json: bool) -> None:
     """The methods that were found, what they produce and their settings."""
@@ -57,7 +57,7 @@ def _method_lines(method: Method) -> list[str]:
     return [*lines, f"flags {flags}"] if flags else lines
 
 
-@click.command("questions")
+@click.command("questions", short_help="The questions there are, and their settings.")
 @json_option
 def questions_command(as_json: bool) -> None:
     """What can be asked after a comparison, and the settings of each question."""

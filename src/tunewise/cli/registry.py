@@ -17,7 +17,7 @@ from tunewise.errors import ConfigError, RegistryError
 _DAY = 86_400.0
 
 
-@click.group("registry")
+@click.group("registry", short_help="Names and versions: add, promote, go back.")
 def registry_group() -> None:
     """Keep adaptations under names, in versions; promote, go back, retire."""
 

@@ -54,7 +54,7 @@ def limit_options(function: F) -> F:
     return function
 
 
-@click.command("serve")
+@click.command("serve", short_help="Serve a base and its adaptations over HTTP.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--open", "unlocked", is_flag=True, help="no keys; for this machine alone")
@@ -99,6 +99,13 @@ def serve_command(**values: Any) -> None:
         click.echo(
             "no key was made yet, and nobody gets in without one: "
             "`tunewise keys tenant NAME`, then `tunewise keys create NAME --right use`",
+            err=True,
+        )
+    who = service.anybody().tenant
+    if service.store is None and not service.shelf.page(who, after="", limit=1, only=None):
+        click.echo(
+            f"with --open everybody is the tenant {who!r}, of which no name is registered, so the "
+            f"base alone answers: `tunewise registry add ADAPTATION {who}/NAME`, then promote it",
             err=True,
         )
     serve(service, host=values["host"], port=values["port"])

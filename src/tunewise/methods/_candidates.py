@@ -19,7 +19,7 @@ from tunewise.adaptation.demonstrations import (
 from tunewise.adaptation.parts import Part
 from tunewise.adaptation.race import Contestant, RaceOutcome
 from tunewise.methods._proposals import proposals
-from tunewise.methods._search_settings import PromptSearchSettings
+from tunewise.methods._settings.prompt_search import PromptSearchSettings
 from tunewise.task.edits import edits
 from tunewise.task.prompt import SYSTEM_SLOT, USER_SLOT, PromptText
 from tunewise.task.render import Renderer

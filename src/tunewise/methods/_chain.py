@@ -13,33 +13,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from pydantic import Field, create_model
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.checkpoint import load_state, save_state
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.store import fingerprint_of, load, save
 from tunewise.errors import AdaptationError, BudgetTooSmallError, ConfigError
-from tunewise.methods._contract import (
-    Method,
-    MethodSettings,
-    Needs,
-    member_field,
-    prompts_at_most,
+from tunewise.methods._contract import Method, MethodSettings, Needs, prompts_at_most
+from tunewise.methods._settings._composed import (
+    ARROW,
+    EARLIER_SHARE,
+    EITHER_START,
+    chain_settings,
+    link_settings,
 )
-from tunewise.methods._gradient import TrainingSettings
-from tunewise.methods._joint import PLUS
+from tunewise.methods._settings._training import TrainingSettings
 from tunewise.methods._stages import Stages
 from tunewise.methods._starts import EitherStart
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 
-ARROW = ">"
-# What trains last has the most to find. A choice, not a measured optimum.
-_SHARE = 1 / 3
-EARLIER_SHARE, EITHER_START = "earlier_share", "either_start"
 _ADAPTATION = ".adaptation"
 
 
@@ -90,19 +83,19 @@ class Chain:
             and issubclass(link.Settings, TrainingSettings)
             and all(before.produces == ("prompt_text",) for before in links[:number])
         }
-        self.Settings = _settings_of(self.name, links, either=bool(self.eithers))
+        self.Settings = chain_settings(self.name, links, either=bool(self.eithers))
 
     def fit(self, context: FitContext, settings: MethodSettings) -> Adaptation:
         """See `Method.fit`."""
         run = _Run(context, self.name, settings)
-        found = [prompts_at_most(_link_settings(link, settings)) for link in self.links]
+        found = [prompts_at_most(link_settings(link, settings)) for link in self.links]
         stages = Stages(context, sum(found))
         run.reserve = stages.reserve
         limits = self._limits(context.ledger.remaining, settings)
         either = bool(settings.model_dump().get(EITHER_START))
         for number, (link, limit) in enumerate(zip(self.links, limits, strict=True)):
             begun = EitherStart(link) if either and number in self.eithers else link
-            run.fit_link(number, begun, _link_settings(link, settings), limit)
+            run.fit_link(number, begun, link_settings(link, settings), limit)
         kept, told = stages.best(run.found)
         links = [
             {"method": made.method, "work": dict(made.work), "notes": dict(made.notes)}
@@ -220,31 +213,3 @@ def _too_dear(link: Method, error: BudgetTooSmallError) -> BudgetTooSmallError:
         expected=error.expected,
         fix=f"raise --budget, or change --earlier-share or the settings of {link.name}",
     )
-
-
-def _field(link: Method, name: str) -> str:
-    # A flag's name: the plus between methods that are trained together is no letter of it.
-    return f"{link.name.replace(PLUS, '_and_')}_{name}"
-
-
-def _link_settings(link: Method, settings: MethodSettings) -> MethodSettings:
-    known = link.Settings.model_fields
-    return link.Settings(**{name: getattr(settings, _field(link, name)) for name in known})
-
-
-def _settings_of(name: str, links: Sequence[Method], *, either: bool) -> type[MethodSettings]:
-    """The settings of all links, each behind its method's name; a method twice has them once."""
-    words = "share of the budget for all links but the last that trains, or the last"
-    fields: dict[str, Any] = {
-        EARLIER_SHARE: (
-            float,
-            Field(_SHARE, gt=0, lt=1, description=words),
-        )
-    }
-    if either:
-        words = "let what trains begin at the plain instruction where that is the better start"
-        fields[EITHER_START] = (bool, Field(False, description=words))
-    for link in links:
-        for known, field in link.Settings.model_fields.items():
-            fields[_field(link, known)] = (field.annotation, member_field(field, known))
-    return create_model(f"{name} settings", __base__=MethodSettings, **fields)

@@ -10,15 +10,17 @@ import shlex
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.context import FitContext
 from tunewise.errors import ConfigError, UnknownNameError
 from tunewise.task.types import Kind
+
+if TYPE_CHECKING:  # settings are read before torch is loaded
+    from tunewise.adaptation.bundle import Adaptation
+    from tunewise.adaptation.context import FitContext
 
 ALL_KINDS = frozenset(Kind)
 ENSEMBLE = "ensemble"
@@ -53,6 +55,18 @@ class Needs:
     kinds: frozenset[Kind] = ALL_KINDS
     base: bool = True
     seeds: bool = True
+
+
+class Declared(Protocol):
+    """A method as far as its settings go.
+
+    Attributes:
+        name: its name.
+        Settings: its settings class.
+    """
+
+    name: str
+    Settings: type[MethodSettings]
 
 
 @runtime_checkable
@@ -118,7 +132,7 @@ def _own(field: FieldInfo) -> Any:
     return extra.get(_OWN_NAME) if isinstance(extra, dict) else None
 
 
-def full_names(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+def full_names(method: Declared, given: Mapping[str, Any]) -> dict[str, Any]:
     """The same settings by their whole names.
 
     A method that is made of others has their settings behind their names, such as `lora_rank`; a
@@ -151,7 +165,7 @@ def full_names(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def parse_settings(method: Method, given: Mapping[str, Any]) -> MethodSettings:
+def parse_settings(method: Declared, given: Mapping[str, Any]) -> MethodSettings:
     """Settings from names and values, as flags or a file give them; see `full_names`.
 
     Raises:

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import create_model
-
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.inside import LowRank, Weights
 from tunewise.adaptation.parts import Part
@@ -21,14 +19,13 @@ from tunewise.adaptation.snapshot import clone_all, with_prefix
 from tunewise.adaptation.together import BEFORE, INSIDE, Together
 from tunewise.adaptation.trainables import KVPrefix, VirtualTokens
 from tunewise.errors import ConfigError
-from tunewise.methods._contract import Method, MethodSettings, Needs, member_field
-from tunewise.methods._gradient import GradientMethod, Opened, Preparation, TrainingSettings
+from tunewise.methods._contract import Method, Needs
+from tunewise.methods._gradient import GradientMethod, Opened, Preparation
+from tunewise.methods._settings._composed import PLUS, joint_settings, member_settings
 from tunewise.task.render import Renderer
 
-PLUS = "+"
 _BEFORE_ROWS = {"virtual_tokens", "kv_prefix"}
 _IN_MODEL = {"low_rank", "weights"}
-_SHARED = set(TrainingSettings.model_fields)
 
 
 class Joint(GradientMethod):
@@ -55,15 +52,15 @@ class Joint(GradientMethod):
             minimum_rows=max(each.needs.minimum_rows for each in both),
             kinds=self.before.needs.kinds & self.inside.needs.kinds,
         )
-        self.Settings = _settings_of(self.name, both)
+        self.Settings = joint_settings(self.name, both)
 
     def candidates(self, settings: Any) -> tuple[Candidate, ...]:
         """See `GradientMethod.candidates`: the defaults of both, then one thing changed at a time.
 
         All pairs would grow as the product, and the default mostly stays anyway (docs/log.md).
         """
-        befores = self.before.candidates(_member_settings(self.before, settings))
-        insides = self.inside.candidates(_member_settings(self.inside, settings))
+        befores = self.before.candidates(member_settings(self.before, settings))
+        insides = self.inside.candidates(member_settings(self.inside, settings))
         pairs = [
             *((before, insides[0]) for before in befores),
             *((befores[0], inside) for inside in insides[1:]),
@@ -79,7 +76,7 @@ class Joint(GradientMethod):
 
     def preparation(self, context: FitContext, settings: Any, renderer: Renderer) -> Preparation:
         """See `GradientMethod.preparation`: only what stands before the rows is ever taught."""
-        given = _member_settings(self.before, settings)
+        given = member_settings(self.before, settings)
         return self.before.preparation(context, given, renderer)
 
     @contextmanager
@@ -87,11 +84,11 @@ class Joint(GradientMethod):
         self, context: FitContext, settings: Any, renderer: Renderer, parts: tuple[Part, ...]
     ) -> Iterator[Opened]:
         """See `GradientMethod.opened`."""
-        given = _member_settings(self.inside, settings)
+        given = member_settings(self.inside, settings)
         with self.inside.opened(context, given, renderer, parts) as inside:
             # What lives in the model is attached by now.
             ahead = tuple(part for part in parts if part.kind not in _IN_MODEL)
-            given = _member_settings(self.before, settings)
+            given = member_settings(self.before, settings)
             with self.before.opened(context, given, renderer, ahead) as before:
                 outer, inner = before.trainable, inside.trainable
                 if not isinstance(outer, VirtualTokens | KVPrefix) or not isinstance(
@@ -128,22 +125,3 @@ def _apart(members: Sequence[Method]) -> ConfigError:
         "change or weights, such as soft_prompt+lora",
         fix="put > between them, and they run one after the other",
     )
-
-
-def _own(member: GradientMethod) -> list[str]:
-    """The settings of a member that are not the training's."""
-    return [name for name in member.Settings.model_fields if name not in _SHARED]
-
-
-def _member_settings(member: GradientMethod, settings: MethodSettings) -> Any:
-    given = {name: getattr(settings, f"{member.name}_{name}") for name in _own(member)}
-    return member.Settings(**given, **{name: getattr(settings, name) for name in _SHARED})
-
-
-def _settings_of(name: str, members: Sequence[GradientMethod]) -> type[MethodSettings]:
-    fields: dict[str, Any] = {}
-    for member in members:
-        for own in _own(member):
-            field = member.Settings.model_fields[own]
-            fields[f"{member.name}_{own}"] = (field.annotation, member_field(field, own))
-    return create_model(f"{name} settings", __base__=TrainingSettings, **fields)

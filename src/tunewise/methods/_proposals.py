@@ -12,7 +12,7 @@ from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.parts import Part
 from tunewise.adaptation.readout import Readout, default_decoding
 from tunewise.errors import BudgetExceededError
-from tunewise.methods._search_settings import PromptSearchSettings
+from tunewise.methods._settings.prompt_search import PromptSearchSettings
 from tunewise.model.ledger import Ledger
 from tunewise.propose._asking import asker_for
 from tunewise.propose._contract import Brief, Outcome

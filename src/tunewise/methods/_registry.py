@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tunewise.discovery import METHOD_FOLDERS, Shelf, folders_named
-from tunewise.methods._chain import ARROW, Chain
+from tunewise.methods._chain import Chain
 from tunewise.methods._contract import Method
-from tunewise.methods._joint import PLUS, Joint
+from tunewise.methods._joint import Joint
+from tunewise.methods._settings._composed import ARROW, PLUS
 
 METHODS = Shelf[Method](
     Method,

@@ -16,7 +16,7 @@ from tunewise.adaptation.plan import BATCH_SIZES
 from tunewise.adaptation.race import Contestant
 from tunewise.errors import BudgetTooSmallError
 from tunewise.methods._contract import Method
-from tunewise.methods._gradient import TrainingSettings
+from tunewise.methods._settings._training import TrainingSettings
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.numerics.racing import paired_error

@@ -8,10 +8,8 @@ computed once; the nearest differ by row and cost their length every time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation, Decoding
@@ -22,35 +20,10 @@ from tunewise.adaptation.parts import PromptTextPart, text_replaced
 from tunewise.adaptation.race import Contestant, race
 from tunewise.adaptation.readout import default_decoding
 from tunewise.errors import ConfigError
-from tunewise.methods._contract import MethodSettings, Needs
+from tunewise.methods._contract import Needs
+from tunewise.methods._settings.few_shot import FewShotSettings
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
-
-
-class FewShotSettings(MethodSettings):
-    """Settings of `few_shot`."""
-
-    demonstrations: int | None = Field(
-        None, ge=1, description="number of demonstrations; unset: chosen among 2, 4, 8 and 16"
-    )
-    pick: Literal["random", "balanced", "nearest"] | None = Field(
-        None, description="'random', 'balanced' or 'nearest'; unset: chosen on validation"
-    )
-    draws: int = Field(2, ge=1, description="seeded draws tried for each random choice")
-    pool_rows: int = Field(
-        1000, ge=1, description="training rows among which nearest ones are found"
-    )
-    longest_tokens: int = Field(
-        192, ge=1, description="rows longer than this many tokens are not shown as demonstrations"
-    )
-    first_rows: int = Field(
-        32,
-        ge=1,
-        description="validation rows for every candidate; half of them go on to twice that",
-    )
-    validation_rows: int = Field(
-        256, ge=1, description="validation rows for the last candidates at most"
-    )
 
 
 class FewShot:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pydantic import Field
-
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.inside import Weights, writable_weights
@@ -14,20 +12,13 @@ from tunewise.adaptation.parts import Part, WeightsPart
 from tunewise.adaptation.trainables import FrozenPrefix
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import Needs
-from tunewise.methods._gradient import GradientMethod, GradientSettings, Opened
+from tunewise.methods._gradient import GradientMethod, Opened
+from tunewise.methods._settings.full import FullSettings
 from tunewise.model.base import Base
 from tunewise.model.layers import layer_of
 from tunewise.task.render import Renderer
 
 LEARNING_RATES = (5e-5, 2e-4)
-
-
-class FullSettings(GradientSettings):
-    """Settings of `full`."""
-
-    last_layers: int | None = Field(
-        None, ge=1, description="train only so many last layers; unset: all weights"
-    )
 
 
 class Full(GradientMethod):

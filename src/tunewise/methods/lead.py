@@ -5,27 +5,17 @@ from __future__ import annotations
 from statistics import median_low
 
 import numpy as np
-from pydantic import Field
 
 from tunewise.adaptation.bundle import Adaptation, Decoding
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.parts import ShallowModelPart
 from tunewise.adaptation.shallow import first_words
 from tunewise.methods._contract import MethodSettings, Needs
+from tunewise.methods._settings.lead import LeadSettings
 from tunewise.task.score import score_row
 from tunewise.task.types import FitView, Kind
 
 GRID = (1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 40, 50, 75, 100, 150, 200)
-
-
-class LeadSettings(MethodSettings):
-    """Settings of `lead`."""
-
-    words: int | None = Field(
-        None,
-        ge=1,
-        description="length of the answer in words; chosen on validation rows unless given",
-    )
 
 
 class Lead:

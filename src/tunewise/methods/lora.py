@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import Field
-
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.inside import LowRank, low_rank_layers
@@ -20,31 +18,13 @@ from tunewise.adaptation.parts import LowRankPart, Part
 from tunewise.adaptation.trainables import FrozenPrefix
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import Needs
-from tunewise.methods._gradient import GradientMethod, GradientSettings, Opened
+from tunewise.methods._gradient import GradientMethod, Opened
+from tunewise.methods._settings.lora import LoraSettings
 from tunewise.model.base import Base
 from tunewise.model.layers import embedding_name, linear_names
 from tunewise.task.render import Renderer
 
 LEARNING_RATES = (1e-3, 3e-4)
-
-
-class LoraSettings(GradientSettings):
-    """Settings of `lora`."""
-
-    rank: int = Field(8, ge=1, description="rank R of the change of each layer")
-    alpha: float | None = Field(
-        None, gt=0, description="scale is alpha / rank; unset: twice the rank"
-    )
-    layers: str = Field(
-        "all-linear",
-        description="'all-linear', 'embeddings' (of the input), or layer names separated by "
-        "commas, such as q_proj,v_proj",
-    )
-    last_layers: int | None = Field(
-        None, ge=1, description="change only so many last layers of the model; unset: all"
-    )
-    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead (rsLoRA)")
-    dora: bool = Field(False, description="train the layers' magnitudes as well (DoRA)")
 
 
 class Lora(GradientMethod):

@@ -8,10 +8,7 @@ from tunewise.adaptation.bundle import Adaptation, Decoding
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.parts import ShallowModelPart
 from tunewise.methods._contract import MethodSettings, Needs
-
-
-class MajoritySettings(MethodSettings):
-    """There is nothing to set."""
+from tunewise.methods._settings.majority import MajoritySettings
 
 
 class Majority:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from pydantic import Field
 
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.context import FitContext
@@ -24,25 +23,12 @@ from tunewise.adaptation.teacher import lesson, taught_examples
 from tunewise.adaptation.trainables import FrozenPrefix, KVPrefix
 from tunewise.errors import BudgetTooSmallError, ConfigError
 from tunewise.methods._contract import Needs
-from tunewise.methods._gradient import GradientMethod, GradientSettings, Opened, Preparation
+from tunewise.methods._gradient import GradientMethod, Opened, Preparation
+from tunewise.methods._settings.prefix import PrefixSettings
 from tunewise.model.prefix import SharedPrefix, compute_prefix, token_embeddings
 from tunewise.task.render import Renderer
 
 LEARNING_RATES = (1e-2, 3e-2)
-
-
-class PrefixSettings(GradientSettings):
-    """Settings of `prefix`."""
-
-    positions: int | None = Field(
-        None, ge=1, description="trained positions before the text; unset: those of the text itself"
-    )
-    distill: int = Field(
-        0,
-        ge=0,
-        description="demonstrations of a teacher, the same base with them in its prompt, whose "
-        "expectations are learned in place of the answers; 0: none",
-    )
 
 
 class Prefix(GradientMethod):

@@ -21,7 +21,7 @@ from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, fittin
 from tunewise.methods._candidates import Candidates
 from tunewise.methods._contract import Needs
 from tunewise.methods._ensemble import gathered, set_aside
-from tunewise.methods._search_settings import PromptSearchSettings
+from tunewise.methods._settings.prompt_search import PromptSearchSettings
 from tunewise.numerics.racing import paired_error
 
 # Share of the budget that is spent when each race has ended. Demonstrations change more than the

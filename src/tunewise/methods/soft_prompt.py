@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from tunewise.adaptation.attach import attached
@@ -25,7 +23,8 @@ from tunewise.adaptation.snapshot import Snapshot
 from tunewise.adaptation.trainables import FrozenPrefix, VirtualTokens
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import Needs
-from tunewise.methods._gradient import GradientMethod, GradientSettings, Opened
+from tunewise.methods._gradient import GradientMethod, Opened
+from tunewise.methods._settings.soft_prompt import SoftPromptSettings
 from tunewise.model.base import Base
 from tunewise.model.prefix import token_embeddings
 from tunewise.task.render import Renderer
@@ -36,31 +35,6 @@ LEARNING_RATES = (1e-2, 3e-2)
 _WITHOUT_TEXT = 20
 # Noise of a further start, in the embeddings' own mean size.
 _RESTART_NOISE = 0.3
-
-
-class SoftPromptSettings(GradientSettings):
-    """Settings of `soft_prompt`."""
-
-    virtual_tokens: int | None = Field(
-        None, ge=1, description="virtual tokens; unset: in place of the text, as long as it is"
-    )
-    placed: Literal["before", "instead"] = Field(
-        "before",
-        description="where a given number of them stand: 'before' the text, which stays, or "
-        "'instead' of it, neighbouring embeddings of the text averaged",
-    )
-    start_from: Literal["text", "vocabulary"] = Field(
-        "text", description="'text' of labels and instruction, or random 'vocabulary' rows"
-    )
-    residual_width: int = Field(
-        0, ge=0, description="width of the residual network around the embeddings; 0: none"
-    )
-    frozen_positions: int = Field(
-        0, ge=0, description="first virtual tokens that stay as they began, as attention sink"
-    )
-    restarts: int = Field(
-        1, ge=1, description="starts that race: the first as described, the others with noise"
-    )
 
 
 class SoftPrompt(GradientMethod):

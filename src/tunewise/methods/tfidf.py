@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 from scipy.sparse import hstack
 from sklearn.linear_model import LogisticRegression
 
@@ -16,33 +15,12 @@ from tunewise.adaptation.parts import ShallowModelPart
 from tunewise.adaptation.shallow import ShallowPredictor, linear_part, vectorizer_of
 from tunewise.errors import DataError
 from tunewise.methods._contract import MethodSettings, Needs
+from tunewise.methods._settings.tfidf import TfidfSettings
 from tunewise.task.score import score_row
 from tunewise.task.types import FitView, Kind
 
 GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 WITHOUT_VALIDATION = 10.0
-
-
-class TfidfSettings(MethodSettings):
-    """Settings of `tfidf`."""
-
-    word_ngrams: int = Field(
-        2, ge=1, le=5, description="longest run of words that is a feature, in words"
-    )
-    char_ngrams: int = Field(
-        0,
-        ge=0,
-        le=8,
-        description="longest run of characters that is a feature, from 2 up; 0 for none",
-    )
-    class_weight: Literal["none", "balanced"] = Field(
-        "none", description="weight of a row: the same for all, or inverse to its label's frequency"
-    )
-    inverse_regularization: float | None = Field(
-        None,
-        gt=0,
-        description="C of the logistic regression; chosen on validation rows unless given",
-    )
 
 
 class Tfidf:

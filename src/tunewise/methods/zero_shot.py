@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from tunewise.adaptation.attach import attached, computed_positions, lower_parts
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Judge
 from tunewise.adaptation.parts import PromptTextPart
-from tunewise.methods._contract import MethodSettings, Needs
+from tunewise.methods._contract import Needs
+from tunewise.methods._settings.zero_shot import ZeroShotSettings
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
-
-
-class ZeroShotSettings(MethodSettings):
-    """Settings of `zero_shot`."""
-
-    instruction: str | None = Field(
-        None, description="instruction in words; unset: the start's or the task's own"
-    )
-    validation_rows: int = Field(
-        256, ge=1, description="validation rows on which label scores are calibrated at most"
-    )
 
 
 class ZeroShot:

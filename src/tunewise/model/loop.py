@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,9 +30,9 @@ from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.model.prefix import PrefixInputs
 from tunewise.model.recompute import memory_is_short, recomputed
+from tunewise.model.row_order import RowOrder
 from tunewise.numerics.schedule import linear_decay, warm_constant
 
-RowOrder = Literal["shuffled", "file"]
 # Batches of one sorting window: wide enough to group rows by length, narrow enough to stay random.
 _WINDOW = 8
 

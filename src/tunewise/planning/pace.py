@@ -19,7 +19,7 @@ from tunewise.adaptation.judge import example
 from tunewise.adaptation.readout import default_decoding, label_sequences
 from tunewise.adaptation.trainables import FrozenPrefix, KVPrefix, VirtualTokens
 from tunewise.methods._contract import Method
-from tunewise.methods._gradient import TrainingSettings
+from tunewise.methods._settings._training import TrainingSettings
 from tunewise.model import calibrate
 from tunewise.model.base import Base
 from tunewise.model.calibrate import Pace

@@ -19,7 +19,8 @@ from tunewise.adaptation.parts import Part
 from tunewise.adaptation.plan import Candidate, TrainingPlan
 from tunewise.adaptation.training import Training
 from tunewise.methods._contract import Method
-from tunewise.methods._gradient import GradientMethod, Preparation, TrainingSettings
+from tunewise.methods._gradient import GradientMethod, Preparation
+from tunewise.methods._settings._training import TrainingSettings
 from tunewise.model.calibrate import Pace
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +11,12 @@ from typing import Any
 import numpy as np
 
 from tunewise.errors import DataError
-from tunewise.task.kind import default_instruction
 from tunewise.task.render import Renderer
 from tunewise.task.types import FitView, Kind, Row, TaskSpec
 
 # How many examples a finding shows at most.
 EXAMPLES = 5
 _RENDERED = 3
-# Numbers, single letters, and names that only count: 0, -1, 2.0, A, label_3, class 4.
-_BARE = re.compile(
-    r"[+-]?\d+(\.\d+)?|[a-z]|(label|class|category|type|group)[\s_-]?(\d+|[a-z])", re.I | re.A
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,38 +139,6 @@ def majority_share(balance: Mapping[str, Mapping[str, int]], rows: int) -> float
     """
     counts = balance.get("train", {})
     return max(counts.values()) / rows if counts and rows else None
-
-
-def label_hint(spec: TaskSpec, column: str) -> str:
-    """A word on labels that are numbers or single letters; empty where they say something.
-
-    A language model begins from what it knows of a label's words. It knows nothing of "0" and "1",
-    and where nothing says what they mean, prompts can do little and fitting has it all to learn.
-
-    Args:
-        spec: of the task. An instruction that names every label is taken to explain them.
-        column: the name of the output column.
-    """
-    told = (
-        spec.instruction if spec.instruction != default_instruction(spec.kind, spec.labels) else ""
-    )
-    explained = all(re.search(rf"(?<!\w){re.escape(each)}(?!\w)", told) for each in spec.labels)
-    if not spec.labels or explained or not all(map(_BARE.fullmatch, spec.labels)):
-        return ""
-    shown = ", ".join(map(repr, spec.labels[:EXAMPLES]))
-    shown += ", ..." if len(spec.labels) > EXAMPLES else ""
-    hint = (
-        f"the labels {shown} say nothing to a language model, so prompts do worse than they could "
-        "and fitting learns more slowly; write words for them in the data"
-    )
-    if spec.kind is Kind.CLASSIFICATION:
-        words = ", ".join(f"{each!r}: 'WORD'" for each in spec.labels[:2])
-        words += ", ..." if len(spec.labels) > 2 else ""
-        hint += f" (pandas: rows[{column!r}] = rows[{column!r}].astype(str).map({{{words}}}))"
-    first, second = spec.labels[0], spec.labels[-1]
-    return (
-        f'{hint}, or say what each means: --instruction "Answer {first} for ..., {second} for ..."'
-    )
 
 
 def with_tokens(

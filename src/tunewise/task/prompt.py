@@ -7,6 +7,8 @@ from typing import Literal
 
 SYSTEM_SLOT: Literal["system"] = "system"
 USER_SLOT: Literal["user"] = "user"
+MOST_PROMPTS = 8
+"""Prompts of one ensemble: every request pays for all of them."""
 
 
 @dataclass(frozen=True, slots=True)

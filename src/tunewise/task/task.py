@@ -15,11 +15,11 @@ from tunewise.task.check import (
     Finding,
     check_labels,
     class_balance,
-    label_hint,
     labels_of,
     majority_share,
 )
 from tunewise.task.columns import ColumnChoice, choose_columns
+from tunewise.task.hints import answer_hints
 from tunewise.task.joined import with_joined_input
 from tunewise.task.kind import as_text, default_instruction, detect_kind
 from tunewise.task.load import read_source
@@ -91,7 +91,7 @@ def load_task(source: str, options: TaskOptions) -> LoadedTask:
     balance = class_balance(split, kind)
     after = {name: len(part) for name, part in split.items()}
     share = majority_share(balance, after["train"])
-    said = (left_out(unanswered), label_hint(spec, columns.output))
+    said = (left_out(unanswered), *answer_hints(spec, everything, columns.output))
     warned = make_warnings(balance, share, after, across, contradictory)
     check = DataCheck(
         source=source,

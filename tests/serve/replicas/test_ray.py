@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import openai
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.serve.http.test_heads import START, pour, rest_of
 from tests.serve.http.test_process import (
     INPUTS,
     Ground,
@@ -25,6 +27,7 @@ from tests.serve.http.test_process import (
     until,
 )
 
+from tunewise.serve.http.settings import Settings
 from tunewise.serve.registry.registry import Registry
 from tunewise.serve.tenants.records import parse_grant
 from tunewise.serve.tenants.store import TenantStore
@@ -92,6 +95,7 @@ def test_two_replicas_are_one_server(ground: Ground) -> None:
             assert told.status_code == 200, told.text
         raw = client.post("/v1/completions", json={"model": "base", "prompt": "a", "max_tokens": 1})
         assert len(raw.headers.get_list("x-request-id")) == 1
+        heads_are_in_time_and_bounds(client)
         killed = killed_replica_is_replaced(ground, client, driver, key)
         left_in_order(process, client)
     _, alive = psutil.wait_procs(everything, timeout=20)
@@ -125,11 +129,31 @@ def test_what_keeps_replicas_from_starting_is_told(ground: Ground, tmp_path: Pat
     assert done.returncode == 3
     assert "the replicas did not start" in done.stderr
     assert "float32 base" in done.stderr  # in the log, from the replica itself
-    asked = [*command[:-3], str(tmp_path), "--replicas", "1", "--ray-address", "127.0.0.1:1"]
+    asked = [*command, "--ray-address", "127.0.0.1:1"]
+    asked.remove("--open")
     asked[asked.index("--port") + 1] = "8999"
     done = run(asked)
     assert done.returncode == 3
     assert "no such Ray cluster" in done.stderr
+
+
+def heads_are_in_time_and_bounds(client: httpx.Client) -> None:
+    """Through Ray's proxy as through the one process."""
+    port = client.base_url.port
+    limits = Settings()
+
+    def connect() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port), timeout=limits.head_seconds + 20)
+
+    with connect() as silent, connect() as half:
+        half.sendall(START)
+        with connect() as endless:
+            endless.sendall(START + b"x-long: ")
+            pour(endless, b"y" * 4096, 100)
+            told = rest_of(endless)
+        assert told.startswith(b"HTTP/1.1 431 ") or told == b""  # the rest was thrown away unread
+        assert half.recv(65536).startswith(b"HTTP/1.1 408 ")
+        assert silent.recv(1) == b""
 
 
 def killed_replica_is_replaced(

@@ -15,6 +15,7 @@ from tunewise.adaptation.predict import BasePredictor, predictor_for
 from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
 from tunewise.model.forward import pad_rows, row_inputs, selected_logits
+from tunewise.model.quiet import quiet_transformers
 
 # Of the largest logit. Float32 sums in another order differ by about 1e-6 of it in a layer.
 TOLERANCE = 1e-3
@@ -44,13 +45,14 @@ def plain_model(folder: Path, device: torch.device) -> Any:
     """The model in a folder as transformers alone loads it, in float32."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
     return model.to(device).eval()
 
 

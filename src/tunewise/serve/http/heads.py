@@ -122,11 +122,12 @@ class BoundedHeads(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded(settings: Settings) -> type[BoundedHeads]:
+def bounded(settings: Settings, protocol: type[BoundedHeads] = BoundedHeads) -> type[BoundedHeads]:
     """The protocol with a server's limits, for `uvicorn.Config(http=...)`.
 
     Args:
         settings: of the server; `head_seconds` and `head_bytes` count.
+        protocol: that gets them.
     """
     limits = {"head_seconds": settings.head_seconds, "head_bytes": settings.head_bytes}
-    return type("BoundedHeads", (BoundedHeads,), limits)
+    return type("BoundedHeads", (protocol,), limits)

@@ -136,7 +136,7 @@ def judge(
     if connection.execute(held).first() is None:
         return Verdict(False, "it was registered without being tried on its base")
     if present is None:
-        return Verdict(True, "there is no version in place yet")
+        return Verdict(True, "nothing was in place to compare it with")
     if present.digest == candidate.digest:
         return Verdict(True, "it is the version in place")
     own, other = _latest(connection, candidate), _latest(connection, present)

@@ -29,6 +29,7 @@ from tunewise.serve.http.server import CONNECTIONS, IDLE_SECONDS
 from tunewise.serve.http.service import Service
 from tunewise.serve.http.settings import MIB, Settings
 from tunewise.serve.replicas.lines import Gathered
+from tunewise.serve.replicas.proxy import heads_are_bounded, proxy_environment
 
 APP = "tunewise"
 OBJECT_STORE_BYTES = 128 * MIB  # requests and answers pass; nothing large is kept
@@ -116,8 +117,10 @@ def serve_replicas(make: Callable[[], Service], settings: Settings, layout: Layo
     if layout.address is None:  # in a cluster the proxy runs on another machine
         port = _free_port(layout.host, port)
     leaving = _Leaving()
-    with _gathered(layout) as place, _ray(layout), leaving:
+    with _gathered(layout) as place, _ray(layout, settings), leaving:
         handle = _deployed(make, settings, layout, port, place)
+        if layout.address is None and not heads_are_bounded(layout.host, port, settings):
+            log.warning("this Ray's proxy waits for headers without end: put a proxy before it")
         where = f"http://{layout.host}:{port}"
         log.info("Ray Serve running on %s with %d replicas", where, layout.replicas)
         leaving.wait()
@@ -168,15 +171,17 @@ def _gathered(layout: Layout) -> Iterator[str | None]:
 
 
 @contextlib.contextmanager
-def _ray(layout: Layout) -> Iterator[None]:
+def _ray(layout: Layout, settings: Settings) -> Iterator[None]:
     """Ray while the context lasts: a cluster, or one of this process's own."""
     import ray
 
+    of_proxy = proxy_environment(settings)
     common: dict[str, Any] = {"configure_logging": False, "namespace": APP}
     if layout.address is not None:
         _reach(layout.address)
     try:
         if layout.address is None:
+            os.environ.update(of_proxy)
             ray.init(
                 "local",
                 num_cpus=layout.replicas * layout.cores_each(),
@@ -187,7 +192,8 @@ def _ray(layout: Layout) -> Iterator[None]:
             )
         else:
             named = {name: os.environ[name] for name in os.environ if name.startswith(PASSED_ON)}
-            ray.init(layout.address, runtime_env={"env_vars": named}, **common)
+            given = {"env_vars": {**named, **of_proxy}}
+            ray.init(layout.address, runtime_env=given, **common)
     except Exception as error:  # Ray's own, and plain ones where a part of it is too slow
         raise UnavailableError(
             "Ray does not start" if layout.address is None else "there is no such Ray cluster",

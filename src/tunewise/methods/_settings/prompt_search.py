@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from tunewise.adaptation.parts import MOST_PROMPTS
 from tunewise.methods._contract import MethodSettings
+from tunewise.task.prompt import MOST_PROMPTS
 
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
@@ -104,3 +104,6 @@ def wordings_of(given: Any) -> tuple[str, ...] | None:
     if not found:
         raise ValueError("there is no text in it")
     return found
+
+
+SETTINGS = PromptSearchSettings

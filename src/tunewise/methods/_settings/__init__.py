@@ -1,0 +1,1 @@
+"""The settings of every method: what can be asked before torch is loaded."""

@@ -1,0 +1,7 @@
+"""In which order a training sees its rows; told without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+RowOrder = Literal["shuffled", "file"]
