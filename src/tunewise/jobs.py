@@ -26,9 +26,9 @@ from tunewise.measure.records import FitRecord
 from tunewise.methods._chain import ARROW
 from tunewise.methods._contract import Method
 from tunewise.methods._joint import PLUS
-from tunewise.numerics.racing import Floats
+from tunewise.numerics.intervals import Floats
 from tunewise.steps import Ground, Reporter, fit, fit_facts, measure
-from tunewise.task.types import Row
+from tunewise.task.types import Row, clusters_of
 
 Job: TypeAlias = tuple[Method, int]
 _CHECKPOINTS = "checkpoints"
@@ -156,6 +156,10 @@ class Jobs:
             stored = {"scores": [result.score for result in measured.results]}
             write_json(place.scores, stored)
         return np.array(stored["scores"], dtype=np.float64)
+
+    def clusters(self) -> list[str] | None:
+        """(n,) group of each of the rows that `validated` scores, see `clusters_of`."""
+        return clusters_of(self.ground.task.fit_view.validation)
 
     def is_validated(self, method: Method, seed: int) -> bool:
         """Whether `validated` has its scores already, and needs what was found no more."""
