@@ -28,7 +28,8 @@ from tunewise.measure.records import SkippedMethod
 from tunewise.methods._contract import Method
 from tunewise.methods._settings._training import TrainingSettings
 from tunewise.methods._starts import EitherStart
-from tunewise.numerics.racing import Floats, cheapest_within_noise, paired_error
+from tunewise.numerics.intervals import Floats
+from tunewise.numerics.racing import cheapest_within_noise, paired_error
 from tunewise.planning.plan import Planner
 from tunewise.planning.records import JobPlan, RunPlan
 
@@ -124,15 +125,16 @@ def at_most(
     return replace(plan, climbs=True)
 
 
-def gains(scores: Floats, before: Floats) -> bool:
+def gains(scores: Floats, before: Floats, clusters: Sequence[str] | None = None) -> bool:
     """Whether a dearer method pays: better by the least gain, and by a standard error.
 
     Args:
         scores: (n,) of the method.
         before: (n,) of the best so far, on the same rows.
+        clusters: (n,) group of each row; None where rows are independent.
     """
     gain = scores - before
-    return bool(gain.mean() >= max(LEAST_GAIN, paired_error(gain)))
+    return bool(gain.mean() >= max(LEAST_GAIN, paired_error(gain, clusters)))
 
 
 def _rung(method: Method) -> int:
@@ -140,11 +142,12 @@ def _rung(method: Method) -> int:
 
 
 def cheapest_within_noise_of_the_best(
-    methods: Sequence[Method], scores: Mapping[str, Floats]
+    methods: Sequence[Method], scores: Mapping[str, Floats], clusters: Sequence[str] | None = None
 ) -> Method:
-    """Of methods with scores on the same rows; the first are the cheapest."""
+    """Of methods with scores on the same rows, in these clusters; the first are the cheapest."""
     losses = np.stack([1.0 - scores[method.name] for method in methods])
-    return methods[cheapest_within_noise(losses, np.arange(len(methods), dtype=np.float64))]
+    prices = np.arange(len(methods), dtype=np.float64)
+    return methods[cheapest_within_noise(losses, prices, clusters=clusters)]
 
 
 class _Climb:
@@ -171,6 +174,7 @@ class _Climb:
         # Of whole fits, and of trials, on all validation rows.
         self.scores: dict[str, Floats] = {}
         self.tried: dict[str, Floats] = {}
+        self.clusters = jobs.clusters()
         self.best: tuple[Method, Floats] | None = None
         self.prompt: tuple[Adaptation, Floats] | None = None
 
@@ -226,7 +230,7 @@ class _Climb:
         if not tried:
             return
         best = max(tried, key=lambda each: (float(self.tried[each.name].mean()), -_rung(each)))
-        cheapest = cheapest_within_noise_of_the_best(tried, self.tried)
+        cheapest = cheapest_within_noise_of_the_best(tried, self.tried, self.clusters)
         for method in tried:
             if method in (best, cheapest):
                 self._whole(method)
@@ -243,7 +247,7 @@ class _Climb:
         fitted = [method for method in self.methods if method.name in self.scores]
         if not fitted:
             return
-        method = cheapest_within_noise_of_the_best(fitted, self.scores)
+        method = cheapest_within_noise_of_the_best(fitted, self.scores, self.clusters)
         for seed in self.seeds[method.name][1:]:
             try:
                 self._fit(method, seed)
@@ -278,7 +282,7 @@ class _Climb:
         """Whether it is better than all before by enough to pay."""
         if self.best is not None:
             before_it, before = self.best
-            pays = gains(scores, before)
+            pays = gains(scores, before, self.clusters)
             self.jobs.reporter.say(
                 f"{method.name}: {100 * scores.mean():.1f} on {len(scores)} validation rows, "
                 f"{before_it.name} {100 * before.mean():.1f}: "
@@ -298,7 +302,7 @@ class _Climb:
             return None
         prompt, scores = self.prompt
         tried = self.tried.get(method.name)
-        passed = tried is not None and gains(tried, scores)
+        passed = tried is not None and gains(tried, scores, self.clusters)
         # Examples would stand before every request, as text or trained: ten times as many tokens.
         return None if passed and _shows_examples(prompt) else prompt
 

@@ -25,9 +25,9 @@ from tunewise.measure.files import read_json, read_record, write_json, write_rec
 from tunewise.measure.records import FitRecord
 from tunewise.methods._contract import Method
 from tunewise.methods._settings._composed import ARROW, PLUS
-from tunewise.numerics.racing import Floats
+from tunewise.numerics.intervals import Floats
 from tunewise.steps import Ground, Reporter, fit, fit_facts, measure
-from tunewise.task.types import Row
+from tunewise.task.types import Row, clusters_of
 
 Job: TypeAlias = tuple[Method, int]
 _CHECKPOINTS = "checkpoints"
@@ -155,6 +155,10 @@ class Jobs:
             stored = {"scores": [result.score for result in measured.results]}
             write_json(place.scores, stored)
         return np.array(stored["scores"], dtype=np.float64)
+
+    def clusters(self) -> list[str] | None:
+        """(n,) group of each of the rows that `validated` scores, see `clusters_of`."""
+        return clusters_of(self.ground.task.fit_view.validation)
 
     def is_validated(self, method: Method, seed: int) -> bool:
         """Whether `validated` has its scores already, and needs what was found no more."""

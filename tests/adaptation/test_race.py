@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tunewise.model.answers import mean_answer_loss
 from tunewise.numerics.calibration import batch_bias, cross_entropy
 from tunewise.task.prompt import Demonstration, PromptText
 from tunewise.task.render import Renderer
+from tunewise.task.types import FitView
 
 WORDS = ("Answer.", "Say yes or no.", "Is it so?", "Label the row, please.", "Yes?")
 
@@ -218,3 +220,58 @@ def test_how_far_the_budget_reaches() -> None:
         context = context_of(base_of(), planted_view(), limit=limit)
         (same,) = entered(context, WORDS[:1])
         assert same.reach(4) == reached
+
+
+class Planted(Contestant):
+    """Has lost what it is told, row by row; every row costs one token pass."""
+
+    planted: list[float]
+
+    def cost(self, until: int) -> int:
+        return max(0, until - len(self.scores))
+
+    def extend(self, until: int) -> None:
+        self.scores = self.planted[: max(until, len(self.scores))]
+
+
+def planted_race(view: FitView, losses: np.ndarray, first: int) -> tuple[str, list[str]]:
+    """Who wins and who stands at the end, where candidates have these losses (C, n).
+
+    The later ones are the dearer ones.
+    """
+    context = context_of(base_of(), view)
+    contestants = []
+    for at, planted in enumerate(losses):
+        text = PromptText("word " * 20 * at)
+        one = Planted(context, f"c{at}", text, (), view.validation)
+        one.planted = planted.tolist()
+        contestants.append(one)
+    outcome = race(contestants, first=first, ledger=context.ledger)
+    assert outcome.winner is not None
+    return outcome.winner.name, [one.name for one in outcome.standing]
+
+
+def test_rows_of_a_group_are_one_unit_of_the_race() -> None:
+    """Each row four times in one group: the race ends as on the rows themselves."""
+    random = np.random.default_rng(0)
+    single = generation_view(validation=16)
+    rows = [
+        replace(row, id=f"{row.id}-{copy}", group=f"of {row.id}")
+        for row in single.validation
+        for copy in range(4)
+    ]
+    copies = replace(single, validation=tuple(rows))
+    alone = replace(single, validation=tuple(replace(row, group=None) for row in rows))
+    other_winners = other_standing = 0
+    for _ in range(12):
+        losses = random.normal(size=(8, 16)) - 0.02 * np.arange(8)[:, None]
+        wanted = planted_race(single, losses, first=8)
+        fourfold = np.repeat(losses, 4, axis=1)
+        assert planted_race(copies, fourfold, first=32) == wanted
+        # Taken for independent ones, some lose clearly who do not.
+        winner, standing = planted_race(alone, fourfold, first=32)
+        assert set(standing) <= set(wanted[1])
+        other_winners += winner != wanted[0]
+        other_standing += standing != wanted[1]
+    assert other_winners >= 1
+    assert other_standing >= 3

@@ -109,6 +109,32 @@ def test_scores_are_measured_and_stored(
     assert "it is worse" in worse.json["found"]
 
 
+def test_rows_that_belong_together_stay_together_up_to_the_gate(
+    place: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    reviews = [each | {"group": f"review {n // 4}"} for n, each in enumerate(two_labels(80))]
+    data, out = write_rows(tmp_path / "rows.jsonl", reviews), tmp_path / "run"
+    flags = ("--base", tiny_folder, "--methods", "majority,tfidf", "--seeds", "1", "--budget", "5k")
+    ran = tunewise("compare", data, "--out", out, *flags)
+    assert ran.code == 0, ran.err
+    record = json.loads((out / "records" / "tfidf-seed0.json").read_text(encoding="utf-8"))
+    names = [each["group"] for each in record["test"]]
+    assert len(names) > len(set(names)) > 1
+    for method in ("majority", "tfidf"):
+        done(place, "add", out / "adaptations" / f"{method}-seed0", NAME, "--base", tiny_folder)
+    done(place, "promote", f"{NAME}@1")
+    told = done(place, "promote", f"{NAME}@2", "--reason", "a test").json["gate"]
+    assert told["reason"].endswith(f"on {len(names)} rows of {len(set(names))} groups")
+    # The newest scores on more rows, which only one of the two measurements knows the groups of.
+    more = write_rows(tmp_path / "more.jsonl", reviews)
+    plain = write_rows(tmp_path / "plain.jsonl", two_labels(80))
+    columns = ("--input", "text", "--output", "label")
+    done(place, "measure", f"{NAME}@1", more, *columns)
+    done(place, "measure", f"{NAME}@2", plain, *columns)
+    told = done(place, "promote", f"{NAME}@1", "--reason", "a test").json["gate"]
+    assert told["reason"].endswith("on 80 rows of 20 groups")
+
+
 def test_people_read_lines(finished: Finished, place: Path) -> None:
     flags = ("--registry", place)
     done(place, "add", finished.adaptation("tfidf"), NAME, "--notes", "the small one")

@@ -19,9 +19,13 @@ from tests.compare.planted import (
 )
 
 from tunewise.compare.contract import Comparison, SliceScore, Verdict
+from tunewise.compare.entries import join_seeds
+from tunewise.compare.next_steps import _labels
 from tunewise.compare.recommend import recommend
 from tunewise.compare.table import build_comparison
 from tunewise.errors import RunError
+from tunewise.measure.records import FitRecord
+from tunewise.task.types import Row
 
 LOW = {"majority": 0.33, "tfidf": 0.7, "zero_shot": 0.59, "few_shot": 0.65}
 CLEAR = {**LOW, "soft_prompt": 0.83, "prefix": 0.84, "lora": 0.93, "full": 0.87}
@@ -269,6 +273,44 @@ def test_only_labels_that_are_surely_weak_are_to_have_more_rows() -> None:
         steps = recommend(entries, found.pairs).next_steps
         told = [each for each in steps if each.startswith("Add rows of label")]
         assert [each.split()[4].rstrip(":") for each in told] == named
+
+
+def grouped_labels(numbers: np.random.Generator) -> tuple[FitRecord, dict[str, Row]]:
+    """Three equally hard labels, each in 10 groups of 16 rows that are mostly answered alike."""
+    rows = make_rows(480)
+    groups = [f"{at % 3} {at // 48}" for at in range(480)]
+    level = {name: numbers.beta(0.85, 0.15) for name in sorted(set(groups))}
+    right = [float(numbers.random() < level[name]) for name in groups]
+    named = zip(rows.items(), groups, strict=True)
+    return make_record("lora", right, rows), {
+        key: replace(row, group=name) for (key, row), name in named
+    }
+
+
+def test_labels_whose_rows_stand_in_groups_are_not_called_weak_by_chance() -> None:
+    """Of 5% that may be, rows taken for independent ones made 22%."""
+    numbers = np.random.default_rng(1)
+    called = {"groups": 0, "rows": 0}
+    for _ in range(120):
+        record, rows = grouped_labels(numbers)
+        entry = join_seeds(SPEC, [record], rows)
+        assert entry.by_label is not None
+        assert {(each.n, each.groups) for each in entry.by_label.values()} == {(160, 10)}
+        alone = {name: SliceScore(each.value, each.n) for name, each in entry.by_label.items()}
+        called["groups"] += bool(list(_labels(entry)))
+        called["rows"] += bool(list(_labels(replace(entry, by_label=alone))))
+    assert called["groups"] / 120 <= 0.07
+    assert called["rows"] / 120 >= 0.2
+
+
+def test_a_label_that_is_weak_in_many_groups_is_named() -> None:
+    """Half of the groups of a label are wrong, and all of the others' right."""
+    rows = make_rows(480)
+    whole = {key: replace(row, group=f"{at // 6}") for at, (key, row) in enumerate(rows.items())}
+    right = [float(at % 3 > 0 or at // 6 % 2) for at in range(480)]
+    entry = join_seeds(SPEC, [make_record("lora", right, rows)], whole)
+    (told,) = _labels(entry)
+    assert told.startswith("Add rows of label negative: lora finds 50.0 of 100 on 160 test rows")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.compare.planted import CONTEXT, SPEC, compare, make_record, make_rows, plant
 
-from tunewise.compare.contract import Comparison, Role
+from tunewise.compare.contract import Comparison, Role, SliceScore
 from tunewise.compare.entries import SEED_DEVIATION
 from tunewise.compare.table import build_comparison, gather_details
 from tunewise.compare.terminal import table_rows
@@ -196,6 +196,48 @@ def test_rows_of_a_group_are_no_independent_rows() -> None:
     assert other.high - other.low == pytest.approx(one.high - one.low, rel=0.25)
     assert other.row_deviation / 20 == pytest.approx(one.row_deviation / 40**0.5, rel=0.1)
     assert other.p_value > one.p_value / 4
+
+
+def test_slices_tell_what_their_rows_are_worth() -> None:
+    """Two seeds; of each label four groups of two rows, both right, both wrong, or one of them."""
+    rows = make_rows(24, domains=("books", None))
+    whole = {key: replace(row, group=f"{at % 12}") for at, (key, row) in enumerate(rows.items())}
+    first = [1.0] * 6 + [0.0] * 6 + [1.0] * 3 + [0.0] * 9
+    records = [
+        make_record("lora", right, rows, seed=seed)
+        for seed, right in enumerate((first, [1.0] * 24))
+    ]
+    entry = build_comparison(SPEC, records, [], CONTEXT, whole).entry("lora")
+    assert entry.by_label is not None
+    for place, label in enumerate(("negative", "neutral", "positive")):
+        found = entry.by_label[label]
+        means = [(first[at] + 1) / 2 for at in range(place, 24, 3)]
+        by_group = [(means[at] + means[at + 4]) / 2 for at in range(4)]
+        # Variance of the mean of four groups over that of the mean of eight rows.
+        worth = (np.var(by_group, ddof=1) / 4) / (np.var(means, ddof=1) / 8)
+        assert (found.n, found.groups) == (8, 4)
+        assert found.value == pytest.approx(np.mean(means))
+        assert found.rows_worth_one == pytest.approx(min(max(worth, 1.0), 2.0))
+    assert entry.by_domain is not None
+    assert (entry.by_domain["books"].n, entry.by_domain["books"].groups) == (12, 6)
+    plain = build_comparison(SPEC, records, [], CONTEXT, rows).entry("lora")
+    assert plain.by_label is not None
+    assert plain.by_label["negative"] == SliceScore(entry.by_label["negative"].value, 8, None, 1.0)
+
+
+def test_validation_scores_know_the_groups_that_their_results_tell() -> None:
+    rows = make_rows(6)
+    record = make_record("lora", [1.0] * 6, rows, validation=0.6)
+    told = tuple(replace(each, group=f"{at // 10}") for at, each in enumerate(record.validation))
+    alone, grouped = (
+        build_comparison(SPEC, [each], [], CONTEXT, rows).entry("lora").validation
+        for each in (record, replace(record, validation=told))
+    )
+    assert alone is not None
+    assert grouped is not None
+    assert (grouped.value, grouped.n) == (alone.value, alone.n)
+    # Ten groups of ten rows, all of a group right or all wrong.
+    assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
 
 
 def test_recall_per_label_and_score_per_domain_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -52,6 +53,14 @@ def test_accuracy_is_what_counting_gives() -> None:
     assert predictor.asked == 6  # once
     assert measured.milliseconds_per_row >= 0
     assert measured.prompt_tokens_per_request == 6
+
+
+def test_results_carry_the_group_of_their_row() -> None:
+    some = [replace(row, group=f"text {at}") for at, row in enumerate(rows(RIGHT))]
+    some[1] = replace(some[1], group=None)
+    answers = [Answer(None, failure="too long") if text is None else Answer(text) for text in GIVEN]
+    measured = measure_rows(Told(answers), some, SPEC, Decoding("score"))
+    assert [result.group for result in measured.results] == [row.group for row in some]
 
 
 def test_json_is_scored_with_and_without_its_grammar() -> None:

@@ -66,6 +66,23 @@ def test_records_come_back_equal(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["lora.json"]
 
 
+def test_groups_are_kept_and_records_without_them_are_what_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "lora.json"
+    write_record(path, RECORD)
+    told = read_json(path)
+    assert told is not None
+    # What older versions wrote, and read.
+    before = {"id", "answer", "score", "probability", "failure", "extra"}
+    assert set(told["test"][0]) == set(told["validation"][0]) == before
+    grouped = replace(RECORD, test=(replace(RECORD.test[0], group="text 7"),))
+    write_record(path, grouped)
+    assert read_record(path) == grouped
+    told = read_json(path)
+    assert told is not None
+    assert told["test"][0]["group"] == "text 7"
+    assert set(told["validation"][0]) == before
+
+
 @pytest.mark.parametrize("text", ["", "[1]", '{"test": []}', '{"te', '{"test": [{"x": 1}]}'])
 def test_what_is_no_record_reads_as_none(text: str, tmp_path: Path) -> None:
     path = tmp_path / "record.json"

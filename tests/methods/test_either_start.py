@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,13 +42,24 @@ def another(base: Base) -> Adaptation:
 
 
 def plant(
-    monkeypatch: pytest.MonkeyPatch, given: float, instruction: float, verdict: float = 9.0
+    monkeypatch: pytest.MonkeyPatch,
+    given: float,
+    instruction: float,
+    verdict: float = 9.0,
+    groups: int = 24,
 ) -> None:
-    """Step 0 of either start has these losses, row by row with the same noise apart from them."""
+    """Step 0 of either start has these losses, row by row with the same noise apart from them.
+
+    The rows stand in so many groups, those of like noise in one.
+    """
+    rows = tuple(
+        replace(row, group=f"text {at * groups // 24}") for at, row in enumerate(VIEW.validation)
+    )
 
     def judged(*_: Any) -> Any:
         def of(loss: float, sign: int) -> Any:
             return SimpleNamespace(
+                rows=rows,
                 losses=lambda: loss + sign * ERRORS,
                 verdict=lambda: Verdict(0.0, verdict, Decoding("score")),
             )
@@ -123,6 +135,17 @@ def test_within_the_noise_a_few_steps_decide(
     assert limit is None or context.ledger.spent <= limit
     # Trials leave no steps in the diary.
     assert len(context.log.losses) == got.provenance.notes["steps"]
+
+
+@pytest.mark.parametrize(("groups", "tried"), [(24, False), (4, True)])
+def test_rows_of_a_group_part_two_starts_no_more_than_one_row(
+    groups: int, tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ahead by 0.08: two errors of 24 rows are 0.05, of four groups 0.13."""
+    plant(monkeypatch, given=1.08, instruction=1.0, groups=groups)
+    base = base_of()
+    got = either(context_of(base, VIEW, start=another(base)), steps=3)
+    assert ("trials" in got.provenance.notes["starts"]) == tried
 
 
 @pytest.mark.parametrize(("given", "taken"), [(1.0, "given"), (1.02, "instruction")])

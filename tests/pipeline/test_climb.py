@@ -15,7 +15,7 @@ from tests.cli.test_commands import bytes_of
 
 from tunewise import jobs
 from tunewise.adaptation.parts import PromptTextPart
-from tunewise.climb import _for_a_trial, climb, gains
+from tunewise.climb import _for_a_trial, cheapest_within_noise_of_the_best, climb, gains
 from tunewise.errors import BudgetTooSmallError
 from tunewise.methods._registry import find_method
 from tunewise.task.prompt import Demonstration, PromptText
@@ -88,6 +88,9 @@ class PlantedJobs:
         scores = self.trials if self._is_trial else self.planted
         right = round(ROWS * scores.get(method.name, self.planted[method.name]))
         return np.array([1.0] * right + [0.0] * (ROWS - right))
+
+    def clusters(self) -> None:
+        return None
 
     def fitted(self, kind: str) -> set[str]:
         return {call[0] for call in self.calls if call[3] == kind}
@@ -260,6 +263,20 @@ def test_a_gain_is_a_point_and_a_standard_error() -> None:
         better = before.copy()
         better[wrong[:more]] = 1.0
         assert gains(better, before) == pays
+
+
+def test_copies_of_rows_gain_no_more_than_the_rows() -> None:
+    """Two of ten rows are won and one is lost; each five times over, they are still ten."""
+    before, after = np.array([1.0] * 6 + [0.0] * 4), np.array([0.0] + [1.0] * 7 + [0.0] * 2)
+    assert not gains(after, before)
+    copies = [np.repeat(each, 5) for each in (after, before)]
+    groups = [f"text {row}" for row in range(10) for _ in range(5)]
+    assert not gains(copies[0], copies[1], groups)
+    assert gains(copies[0], copies[1])
+    methods = [find_method(name) for name in ("zero_shot", "lora")]
+    scores = {"zero_shot": copies[1], "lora": copies[0]}
+    assert cheapest_within_noise_of_the_best(methods, scores, groups).name == "zero_shot"
+    assert cheapest_within_noise_of_the_best(methods, scores).name == "lora"
 
 
 def test_what_the_budget_does_not_pay_is_left_out_and_told() -> None:

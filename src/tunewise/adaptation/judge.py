@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from tunewise.model.prefix import SharedPrefix
 from tunewise.model.score import scoring_positions
 from tunewise.numerics.calibration import Floats, cross_entropy
 from tunewise.task.render import Renderer
-from tunewise.task.types import FitView, Row
+from tunewise.task.types import FitView, Row, clusters_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,19 @@ class Judge:
         readout = Readout(base, self.renderer, prefix, ledger)
         scores = readout.label_scores([row.input for row in self.rows])
         gold = np.array([labels.index(row.output) for row in self.rows])
-        return label_verdict(scores, gold, self.renderer, label_frequencies(self.context.view))
+        frequencies = label_frequencies(self.context.view)
+        return label_verdict(scores, gold, self.renderer, frequencies, clusters_of(self.rows))
 
 
 def label_verdict(
-    scores: Floats, gold: NDArray[np.int64], renderer: Renderer, frequencies: Sequence[float]
+    scores: Floats,
+    gold: NDArray[np.int64],
+    renderer: Renderer,
+    frequencies: Sequence[float],
+    clusters: Sequence[str] | None = None,
 ) -> Verdict:
     """The verdict of label scores (n, L), with the readout chosen on these rows."""
-    decoding = choose_decoding(scores, gold.tolist(), renderer, frequencies)
+    decoding = choose_decoding(scores, gold.tolist(), renderer, frequencies, clusters)
     adjusted = adjusted_scores(scores, renderer, decoding)
     metric = float((adjusted.argmax(axis=1) == gold).mean())
     return Verdict(metric, cross_entropy(adjusted, gold), decoding)
@@ -113,3 +119,36 @@ def sample_rows(
     size = min(most, len(rows))
     chosen = np.random.default_rng(seed).choice(len(rows), size=size, replace=False)
     return tuple(rows[int(index)] for index in (chosen if shuffled else sorted(chosen)))
+
+
+def parted_rows(rows: Sequence[Row], share: float, *, seed: int) -> tuple[tuple[Row, ...], int]:
+    """Rows in an order whose two parts share no group: what one part chose, the other confirms.
+
+    Within a part the order stays, so that its beginnings hold rows of as many groups as ever.
+
+    Args:
+        rows: in random order.
+        share: of the rows, in the first part; 1 for no second one.
+        seed: of drawing the groups.
+
+    Returns:
+        The rows, and how many make up the first part: as near as whole groups allow. All of them
+        where a part would have one group, or not half of its rows. Rows in no group stay as they
+        are.
+    """
+    names, first = clusters_of(rows), round(share * len(rows))
+    if names is None or first == len(rows):
+        return tuple(rows), first
+    sizes = list(Counter(names).items())
+    drawn: set[str] = set()
+    count = 0
+    for place in np.random.default_rng([seed, 1]).permutation(len(sizes)):
+        unit, size = sizes[int(place)]
+        if abs(count + size - first) < abs(count - first):
+            drawn.add(unit)
+            count += size
+    halves = 2 * count >= first and 2 * (len(rows) - count) >= len(rows) - first
+    if not halves or not 2 <= len(drawn) <= len(sizes) - 2:
+        return tuple(rows), len(rows)
+    order = sorted(range(len(rows)), key=lambda at: names[at] not in drawn)
+    return tuple(rows[at] for at in order), count

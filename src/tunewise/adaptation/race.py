@@ -28,7 +28,7 @@ from tunewise.numerics.calibration import Floats, batch_bias, row_cross_entropie
 from tunewise.numerics.racing import cheapest_within_noise, survivors
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
-from tunewise.task.types import Row
+from tunewise.task.types import Row, clusters_of
 
 # What a shared position costs with every request, in positions of the row. It is computed once, but
 # kept, read and attended to by every row: steps with 20 and with 400 shared positions before rows
@@ -52,6 +52,7 @@ class Contestant:
         rows: rows of the race, in the order they are scored.
 
     Attributes:
+        rows: as given.
         row_cost: positions of a row in the mean, its answer left out.
         price: of a request, in positions: the row's own and a twentieth of the shared ones, to
             two digits, since a difference of a few tokens decides nothing.
@@ -75,7 +76,7 @@ class Contestant:
         self.price = float(f"{own + SHARED_PRICE * before:.2g}")
         self.decoding = default_decoding(context.view.spec, self.renderer, context.view.train)
         self.scores: list[Any] = []
-        self._others, self._rows = tuple(others), tuple(rows)
+        self._others, self.rows = tuple(others), tuple(rows)
         self._prefix: SharedPrefix | None = None
         longest = before + max(len(e.inputs) for e in self.examples)
         self.fits = longest < context.base.context_length
@@ -107,7 +108,7 @@ class Contestant:
         begin = len(self.scores)
         if self.by_label:
             readout = Readout(base, self.renderer, self._prefix, ledger)
-            inputs = [row.input for row in self._rows[begin:until]]
+            inputs = [row.input for row in self.rows[begin:until]]
             self.scores += list(readout.label_scores(inputs))
         else:
             self.scores += answer_losses(base, self._prefix, self.examples[begin:until], ledger)
@@ -148,12 +149,13 @@ class Contestant:
 
     def verdict_of(self, scores: Floats) -> Verdict:
         """`verdict` of other label scores (n, L) than its own, on the first n rows."""
-        frequencies = label_frequencies(self.context.view)
-        return label_verdict(scores, self._gold()[: len(scores)], self.renderer, frequencies)
+        frequencies, count = label_frequencies(self.context.view), len(scores)
+        gold, clusters = self._gold()[:count], clusters_of(self.rows[:count])
+        return label_verdict(scores, gold, self.renderer, frequencies, clusters)
 
     def _gold(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         labels = self.context.view.spec.labels
-        return np.array([labels.index(row.output) for row in self._rows[: len(self.scores)]])
+        return np.array([labels.index(row.output) for row in self.rows[: len(self.scores)]])
 
 
 def fitting_rows(context: FitContext) -> Sequence[Row]:
@@ -309,8 +311,9 @@ def _going_on(scored: Sequence[Contestant], until: int, then: int) -> list[Conte
     """The better half, best first, and whoever an earlier race has scored that far: it is free."""
     free = [one for one in scored if len(one.scores) >= then]
     losses = np.array([one.losses(until) for one in scored])
+    clusters = clusters_of(scored[0].rows[:until])
     half = math.ceil((len(scored) - len(free)) / 2)
-    kept = [scored[index] for index in survivors(losses, half + len(free))]
+    kept = [scored[index] for index in survivors(losses, half + len(free), clusters)]
     paying = [one for one in kept if one not in free][:half]
     going = [one for one in kept if one in free or one in paying]
     return [*going, *(one for one in free if one not in going)]
@@ -321,7 +324,8 @@ def _winner(standing: Sequence[Contestant], seen: int) -> Contestant | None:
         return None
     losses = np.array([one.losses(seen) for one in standing])
     prices = np.array([one.price for one in standing])
-    return standing[cheapest_within_noise(losses, prices, errors=TIE_ERRORS)]
+    clusters = clusters_of(standing[0].rows[:seen])
+    return standing[cheapest_within_noise(losses, prices, errors=TIE_ERRORS, clusters=clusters)]
 
 
 def told(one: Contestant, left_out: str | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tunewise.model.ledger import Ledger
 from tunewise.model.prefix import SharedPrefix
 from tunewise.model.score import label_log_probabilities
 from tunewise.numerics.calibration import Floats, batch_bias, cross_entropy, softmax
+from tunewise.numerics.racing import paired_error
 from tunewise.numerics.trie import build_trie, prefix_free
 from tunewise.task.render import Renderer
 from tunewise.task.types import Kind, Row, TaskSpec
@@ -236,7 +237,11 @@ def adjusted_scores(scores: Floats, renderer: Renderer, decoding: Decoding) -> F
 
 
 def choose_decoding(
-    scores: Floats, gold: Sequence[int], renderer: Renderer, frequencies: Sequence[float]
+    scores: Floats,
+    gold: Sequence[int],
+    renderer: Renderer,
+    frequencies: Sequence[float],
+    clusters: Sequence[str] | None = None,
 ) -> Decoding:
     """Choose length normalisation and calibration on validation rows.
 
@@ -248,6 +253,7 @@ def choose_decoding(
         gold: index of the right label of each row.
         renderer: knows the labels' tokens.
         frequencies: (L,) share of each label in training rows.
+        clusters: (n,) group of each row; None where rows are independent.
     """
     answer = np.asarray(gold, dtype=np.int64)
     lengths = {len(tokens) for tokens in label_sequences(renderer)}
@@ -262,7 +268,10 @@ def choose_decoding(
             adjusted = adjusted_scores(scores, renderer, option)
             now_right = adjusted.argmax(axis=1) == answer
             change = now_right.astype(float) - right.astype(float)
-            error = change.std() / math.sqrt(len(change))
+            if clusters is None:
+                error = float(change.std()) / math.sqrt(len(change))
+            else:
+                error = paired_error(change, clusters)
             now_loss = cross_entropy(adjusted, answer)
             if change.mean() > error or (change.mean() == error == 0.0 and now_loss < loss - 0.05):
                 best, right, loss = option, now_right, now_loss

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,10 @@ from tunewise.cli.options import (
 from tunewise.cli.registry_place import opened, place_options, who
 from tunewise.cli.registry_show import emit
 from tunewise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunewise.measure.records import RowResult
+    from tunewise.serve.registry.gate import Scores
 
 # What tells a folder with an adaptation.
 _RECORD = "adaptation.json"
@@ -102,7 +107,7 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
 def measure_command(reference: str, data: str | None, as_json: bool, **values: Any) -> None:
     """Measure a version on the rows of DATA and store its scores, row by row."""
     from tunewise.cli.progress import bars
-    from tunewise.serve.registry.gate import Scores, rows_hash
+    from tunewise.serve.registry.gate import rows_hash
     from tunewise.serve.registry.intake import check_folder
     from tunewise.steps import base_for, measure, score_summary
     from tunewise.task.task import rows_from
@@ -120,33 +125,41 @@ def measure_command(reference: str, data: str | None, as_json: bool, **values: A
                 reporter.begin(f"measuring {version}", 1, 1, unit="rows")
                 found = measure(base, loaded, rows, reporter)
         summary = score_summary(found, rows, loaded.spec)
-        scores = Scores(
-            rows_hash(rows),
-            loaded.spec.metric,
-            {result.id: result.score for result in found.results},
-            sum(result.answer is None for result in found.results),
-            source,
-        )
+        scores = _scores(rows_hash(rows), loaded.spec.metric, found.results, source)
         registry.attach(version, scores, who(rest["actor"]))
     emit(as_json, {"version": str(version), **summary})
 
 
-def _scores_of_run(source: Path, data_hash: str) -> Any:
+def _scores_of_run(source: Path, data_hash: str) -> Scores | None:
     """The test scores that a run of `compare` measured of this adaptation, or None."""
     from tunewise.adaptation.store import load
     from tunewise.measure.files import read_record
-    from tunewise.serve.registry.gate import Scores, run_rows_hash
+    from tunewise.serve.registry.gate import run_rows_hash
 
     path = source.parent.parent / "records" / f"{source.name}.json"
     record = read_record(path)
     if record is None or not record.test:
         return None
-    return Scores(
+    return _scores(
         run_rows_hash(data_hash, [result.id for result in record.test]),
         load(source).spec.metric,
-        {result.id: result.score for result in record.test},
-        sum(result.answer is None for result in record.test),
+        record.test,
         f"test rows of {source.parent.parent}",
+    )
+
+
+def _scores(rows_hash: str, metric: str, results: Sequence[RowResult], source: str) -> Scores:
+    from tunewise.serve.registry.gate import Scores
+    from tunewise.task.types import clusters_of
+
+    ids, clusters = [result.id for result in results], clusters_of(results)
+    return Scores(
+        rows_hash,
+        metric,
+        {result.id: result.score for result in results},
+        sum(result.answer is None for result in results),
+        source,
+        None if clusters is None else dict(zip(ids, clusters, strict=True)),
     )
 
 

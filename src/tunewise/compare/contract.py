@@ -114,10 +114,19 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class SliceScore:
-    """Mean score (or recall, for a label) on `n` rows of one label or domain."""
+    """Mean score (or recall, for a label) on `n` rows of one label or domain.
+
+    Attributes:
+        value: the mean.
+        n: rows.
+        groups: that they stand in; None where no two of them share one.
+        rows_worth_one: how many of them say as much as one independent row.
+    """
 
     value: float
     n: int
+    groups: int | None = None
+    rows_worth_one: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from tunewise.compare.contract import Entry, FitWork, Role, Score, SliceScore
 from tunewise.errors import RunError
 from tunewise.measure.records import FitRecord, RowResult
-from tunewise.numerics.intervals import mean_interval
+from tunewise.numerics.intervals import mean_interval, rows_worth_one
 from tunewise.task.types import Kind, Row, TaskSpec, clusters_of
 
 # From cheapest to keep and run to dearest; a bundle costs as much as its dearest part.
@@ -29,6 +30,8 @@ PROMPT_PART = "prompt_text"
 # standard deviation, pooled over eight trained entries of docs/results.md with three seeds each. A
 # prompt is kept as the text it is; numbers are trained again whenever the data change.
 SEED_DEVIATION = 0.015
+# A row of a slice, and its score under one seed; all rows under the first seed, then the next.
+_Slice: TypeAlias = list[tuple[Row, float]]
 # Fewer optimizer steps than this end soon after the warm-up.
 FEW_STEPS = 16
 
@@ -100,7 +103,7 @@ def join_seeds(spec: TaskSpec, records: Sequence[FitRecord], rows: Mapping[str, 
         notes=chosen.notes,
         seeds=tuple(record.seed for record in ordered),
         test=_score(spec.metric, tests, chosen.method, clusters_of([rows[r.id] for r in tests[0]])),
-        validation=_score(spec.metric, validations, chosen.method) if validations else None,
+        validation=_validation(spec.metric, validations, chosen.method),
         fit=_work(ordered),
         bytes_on_disk=chosen.bytes_on_disk,
         prompt_tokens_per_request=float(chosen.prompt_tokens_per_request),
@@ -181,6 +184,11 @@ def _score(
     return Score(metric, found.value, found.low, found.high, len(results[0]), failed)
 
 
+def _validation(metric: str, results: Sequence[Sequence[RowResult]], method: str) -> Score | None:
+    """Where validation rows were answered; their groups stand in the results."""
+    return _score(metric, results, method, clusters_of(results[0])) if results else None
+
+
 def _work(records: Sequence[FitRecord]) -> FitWork:
     """Means over the seeds, the maximum for memory."""
 
@@ -213,12 +221,12 @@ def _by_label(
     """Recall per label: of the rows that have it, the share that were answered with it."""
     if spec.kind not in (Kind.CLASSIFICATION, Kind.MULTI_LABEL):
         return None
-    hits: dict[str, list[float]] = {label: [] for label in spec.labels}
+    hits: dict[str, _Slice] = {label: [] for label in spec.labels}
     for line in results:
         for result in line:
-            given = _labels(result.answer, spec.kind)
-            for label in _labels(rows[result.id].output, spec.kind):
-                hits.setdefault(label, []).append(float(label in given))
+            given, row = _labels(result.answer, spec.kind), rows[result.id]
+            for label in _labels(row.output, spec.kind):
+                hits.setdefault(label, []).append((row, float(label in given)))
     return _slices(hits, len(results))
 
 
@@ -234,19 +242,26 @@ def _by_domain(
     results: Sequence[Sequence[RowResult]], rows: Mapping[str, Row]
 ) -> dict[str, SliceScore] | None:
     """Mean score per domain, where rows name one."""
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, _Slice] = {}
     for line in results:
         for result in line:
-            domain = rows[result.id].domain
-            if domain is not None:
-                scores.setdefault(domain, []).append(result.score)
+            row = rows[result.id]
+            if row.domain is not None:
+                scores.setdefault(row.domain, []).append((row, result.score))
     return _slices(dict(sorted(scores.items())), len(results)) if scores else None
 
 
-def _slices(values: Mapping[str, Sequence[float]], seeds: int) -> dict[str, SliceScore]:
-    """Means of the slices that have rows; `n` counts rows, not rows times seeds."""
-    return {
-        name: SliceScore(float(np.mean(each)), len(each) // seeds)
-        for name, each in values.items()
-        if each
-    }
+def _slices(values: Mapping[str, _Slice], seeds: int) -> dict[str, SliceScore]:
+    """Means of the slices that have rows."""
+    return {name: _slice(each, seeds) for name, each in values.items() if each}
+
+
+def _slice(told: _Slice, seeds: int) -> SliceScore:
+    """The mean over seeds and rows; `n` counts rows, not rows times seeds."""
+    values = np.array([value for _, value in told])
+    count = len(told) // seeds
+    clusters = clusters_of([row for row, _ in told[:count]])
+    if clusters is None:
+        return SliceScore(float(values.mean()), count)
+    worth_one = rows_worth_one(values.reshape(seeds, count).mean(axis=0), clusters)
+    return SliceScore(float(values.mean()), count, len(set(clusters)), worth_one)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tunewise.compare.contract import Entry, Verdict
+from tunewise.compare.contract import Entry, SliceScore, Verdict
 from tunewise.compare.decide import ALPHA, FEW_ROWS, Decision
 from tunewise.compare.entries import hardly_trained
 from tunewise.compare.phrases import interval_text
 from tunewise.compare.wording import names_text, plural, points
 from tunewise.measure.evidence import Evidence, Measurement
-from tunewise.numerics.intervals import share_limits
+from tunewise.numerics.intervals import independent_rows, share_limits
 
 # Names of the figures of questions that are read here.
 NOISY_ROWS, JUDGE_AGREES = "label_candidates", "judge_agrees"
@@ -118,14 +118,20 @@ def _labels(entry: Entry) -> Iterator[str]:
     weak = sorted(
         (each.value, name, each.n)
         for name, each in told.items()
-        if each.value < entry.test.value - _WEAK_BY
-        and share_limits(each.value, each.n, level=level)[1] < entry.test.value
+        if each.value < entry.test.value - _WEAK_BY and _highest(each, level) < entry.test.value
     )
     for value, name, rows in weak[:_MOST_LABELS]:
         yield (
             f"Add rows of label {name}: {entry.method} finds {points(value)} of 100 on "
             f"{plural(rows, 'test row')}."
         )
+
+
+def _highest(label: SliceScore, level: float) -> float:
+    """The upper limit of a label's recall; rows of a group say less than as many others."""
+    units = label.n if label.groups is None else label.groups
+    rows = independent_rows(label.n, units, label.rows_worth_one, level=level)
+    return share_limits(label.value, rows, level=level)[1]
 
 
 def _can_ship(found: Decision) -> bool:

@@ -105,13 +105,14 @@ def _answers(
 
 def _result(answer: Answer, row: Row, spec: TaskSpec) -> RowResult:
     if answer.text is None:
-        return RowResult(row.id, None, 0.0, failure=answer.failure)
+        return RowResult(row.id, None, 0.0, failure=answer.failure, group=row.group)
     return RowResult(
         row.id,
         answer.text,
         score_row(spec.metric, answer.text, row, spec),
         probability=answer.probability,
         extra=extra_scores(answer.text, row, spec),
+        group=row.group,
     )
 
 

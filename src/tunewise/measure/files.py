@@ -44,8 +44,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_record(path: Path, record: FitRecord) -> None:
-    """Store one measured fit."""
-    write_json(path, asdict(record))
+    """Store one measured fit; what has no group is stored as it was before there were any."""
+    content = asdict(record)
+    for result in (*content["test"], *content["validation"]):
+        if result["group"] is None:
+            del result["group"]
+    write_json(path, content)
 
 
 def read_record(path: Path) -> FitRecord | None:

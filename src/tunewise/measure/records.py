@@ -22,6 +22,7 @@ class RowResult:
         probability: of the answer given, where the decoding has one.
         failure: why answering failed; empty where it did not.
         extra: further scores of this row by name, for example {"valid_json": 1.0}.
+        group: the row's; None where it has none, or where an older version measured it.
     """
 
     id: str
@@ -30,6 +31,7 @@ class RowResult:
     probability: float | None = None
     failure: str = ""
     extra: dict[str, float] = field(default_factory=dict)
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from tunewise.adaptation.race import TIE_ERRORS, Contestant
 from tunewise.adaptation.readout import MOST_SCORED_LABELS
 from tunewise.errors import ConfigError
 from tunewise.numerics.racing import cheapest_within_noise, paired_error
+from tunewise.task.types import clusters_of
 
 # Of the budget, at most so much is kept from the races for scoring further prompts on other rows.
 _SHARE = 0.15
@@ -95,7 +96,9 @@ def _chosen(
         losses = np.array([Ensemble([*chosen, one]).losses(rows) for one in left])
         # The rule of the races: of those that tie the cheapest, since every request pays for it.
         prices = np.array([one.price for one in left])
-        best = cheapest_within_noise(losses, prices, errors=TIE_ERRORS)
+        best = cheapest_within_noise(
+            losses, prices, errors=TIE_ERRORS, clusters=clusters_of(kept.rows[:rows])
+        )
         chosen.append(left.pop(best))
     return chosen
 
@@ -117,7 +120,9 @@ def _told(ensemble: Ensemble, wanted: int, until: int, race_rows: int) -> dict[s
         "single_loss": float(single.mean()),
         "metric": metrics[0],
         "single_metric": metrics[1],
-        "loss_lower_by_more_than_noise": bool(gain.mean() > paired_error(gain)),
+        "loss_lower_by_more_than_noise": bool(
+            gain.mean() > paired_error(gain, clusters_of(first.rows[rows]))
+        ),
         "positions_per_request": ensemble.price,
         "single_positions_per_request": first.price,
     }

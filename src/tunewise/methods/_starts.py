@@ -20,6 +20,7 @@ from tunewise.methods._settings._training import TrainingSettings
 from tunewise.model.ledger import Ledger
 from tunewise.model.log import FitLog
 from tunewise.numerics.racing import paired_error
+from tunewise.task.types import clusters_of
 
 # Closer than so many standard errors, two starts cannot be told apart before they are trained.
 _NOISE = 2.0
@@ -56,7 +57,8 @@ class EitherStart:
             return self.method.fit(context, settings)
         searched, instruction = judged
         ahead = searched.losses() - instruction.losses()
-        within = abs(float(ahead.mean())) <= _NOISE * paired_error(ahead)
+        error = paired_error(ahead, clusters_of(searched.rows))
+        within = abs(float(ahead.mean())) <= _NOISE * error
         told: dict[str, Any] = {
             "given": float(searched.losses().mean()),
             "instruction": float(instruction.losses().mean()),

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation, Decoding
 from tunewise.adaptation.context import FitContext
-from tunewise.adaptation.judge import sample_rows
+from tunewise.adaptation.judge import parted_rows, sample_rows
 from tunewise.adaptation.parts import PromptTextPart, text_replaced
 from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, fitting_rows, race, told
 from tunewise.methods._candidates import Candidates
@@ -23,6 +23,7 @@ from tunewise.methods._contract import Needs
 from tunewise.methods._ensemble import gathered, set_aside
 from tunewise.methods._settings.prompt_search import PromptSearchSettings
 from tunewise.numerics.racing import paired_error
+from tunewise.task.types import clusters_of
 
 # Share of the budget that is spent when each race has ended. Demonstrations change more than the
 # words of an instruction and cost more to try; edits change least. The rest pays for confirming,
@@ -58,11 +59,11 @@ class _Search:
     def __init__(self, context: FitContext, settings: PromptSearchSettings) -> None:
         self.context, self.settings, self.ledger = context, settings, context.ledger
         self.others = context.starting_parts()[1:]
-        self.rows = sample_rows(
+        rows = sample_rows(
             fitting_rows(context), settings.validation_rows, seed=context.seed, shuffled=True
         )
-        apart = len(self.rows) >= _FEWEST_ROWS_TO_SPLIT
-        self.race_rows = round(_RACE_SHARE * len(self.rows)) if apart else len(self.rows)
+        share = _RACE_SHARE if len(rows) >= _FEWEST_ROWS_TO_SPLIT else 1.0
+        self.rows, self.race_rows = parted_rows(rows, share, seed=context.seed)
         self.candidates = Candidates(context, settings, self.others, self.rows)
         self.start = self.candidates.start
         self.notes = self.candidates.notes
@@ -177,7 +178,7 @@ class _Search:
         ours = winner.losses(count)[begin if apart else 0 :]
         theirs = start.losses(count)[begin if apart else 0 :]
         metrics = winner.verdict(count).metric, start.verdict(count).metric
-        error = paired_error(ours - theirs)
+        error = paired_error(ours - theirs, clusters_of(self.rows[begin if apart else 0 : count]))
         self.notes["confirmed"] = {
             "rows": len(ours),
             "apart_from_the_race": apart,

@@ -258,13 +258,23 @@ def rows_worth_one(scores: Floats, clusters: ArrayLike | None) -> float:
 
 
 def _worth(scores: Floats, clusters: ArrayLike, level: float) -> float:
+    units = len(np.unique(np.asarray(clusters)))
+    return independent_rows(len(scores), units, rows_worth_one(scores, clusters), level=level)
+
+
+def independent_rows(rows: int, units: int, worth_one: float, *, level: float) -> float:
     """How many independent rows these are worth; fewer where few clusters tell how alike they are.
 
     Where there are few clusters the limits should be Student's; narrowing n by the square of what
     these reach farther gives the same width (Korn & Graubard 1998).
+
+    Args:
+        rows: at least one.
+        units: clusters that they stand in; as many as rows where these are independent.
+        worth_one: see `rows_worth_one`.
+        level: of the interval that is to be made of them, see `share_limits`.
     """
-    units, rows = len(np.unique(np.asarray(clusters))), len(scores)
-    worth = rows / rows_worth_one(scores, clusters)
+    worth = rows / worth_one
     if units < 2 or units == rows:
         return worth
     from scipy import stats

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -49,11 +49,25 @@ class Row:
     origin: str = ""
 
 
-def clusters_of(rows: Sequence[Row]) -> list[str] | None:
+class Grouped(Protocol):
+    """What may belong to a group: a row, or what was measured of one."""
+
+    @property
+    def id(self) -> str:
+        """Of the row."""
+        ...
+
+    @property
+    def group(self) -> str | None:
+        """See `Row`."""
+        ...
+
+
+def clusters_of(rows: Sequence[Grouped]) -> list[str] | None:
     """The cluster of each row, for intervals that must not take rows for independent ones.
 
     Args:
-        rows: whose scores are averaged.
+        rows: whose scores are averaged, or the results of such.
 
     Returns:
         A name for each: of its group, or of itself where it has none. None where no two rows share

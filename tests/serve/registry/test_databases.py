@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import NullPool, create_engine, inspect, text
 from tests.serve.postgres import Server
-from tests.serve.registry.samples import OVERRIDDEN, Clock, constant, registered, stored
+from tests.serve.registry.samples import OVERRIDDEN, Clock, constant, registered, scores, stored
 
 from tunewise.errors import NotRegisteredError, RegistryError, StorageError, UnavailableError
 from tunewise.serve.registry.aliases import Promotion
@@ -54,6 +56,44 @@ def test_migrations_make_the_tables(place: str) -> None:
 
 def test_the_head_is_what_the_code_knows() -> None:
     assert ScriptDirectory(str(SCHEMA.migrations)).get_heads() == [SCHEMA.revision]
+
+
+def taken_back(place: str, revision: str) -> set[str]:
+    """The tables as they were at a revision; the columns of measurements."""
+    config = Config()
+    config.set_main_option("script_location", str(SCHEMA.migrations))
+    config.set_main_option("path_separator", "os")
+    url = place.replace("postgresql:", "postgresql+psycopg:")
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        config.attributes |= {"connection": connection, "version_table": SCHEMA.version_table}
+        command.downgrade(config, revision)
+        return {each["name"] for each in inspect(connection).get_columns("measurements")}
+
+
+def test_what_was_measured_before_groups_were_kept_goes_on(place: str, tmp_path: Path) -> None:
+    rows = [f"row{number}" for number in range(200)]
+    better = {row: float(number % 4 > 0) for number, row in enumerate(rows)}
+    good = {row: float(number % 4 > 1) for number, row in enumerate(rows)}
+    before = Registry.open(place, files=str(tmp_path / "files"))
+    for answer, told in (("good", good), ("bad", better)):
+        version = registered(before, tmp_path, "acme/x", answer)
+        before.attach(version, scores(told), "ann")
+    measured = before.measured(version)
+    before.close()
+    assert "clusters" not in taken_back(place, "0001")
+
+    after = Registry.open(place, files=str(tmp_path / "files"))
+    assert after.measured(version) == measured
+    after.promote("acme/x@1", "ann")
+    verdict = after.promote("acme/x@2", "ann")[1]
+    assert (verdict.passed, verdict.n) == (True, 200)
+    assert "groups" not in verdict.reason
+    groups = {row: f"text {number // 50}" for number, row in enumerate(rows)}
+    after.attach(version, replace(scores(better), clusters=groups), "ann")
+    assert "on 200 rows of 4 groups" in after.promote("acme/x@1", "ann", OVERRIDDEN)[1].reason
+    assert after.verify().faults == ()
+    after.close()
 
 
 def test_opening_again_changes_nothing(place: str) -> None:

@@ -17,7 +17,7 @@ SCHEMA = database.Schema(
     flag="--registry",
     metadata=tables.METADATA,
     migrations=Path(__file__).parent / "migrations",
-    revision="0001",
+    revision="0002",
     version_table="alembic_version",
     wrong=RegistryError,
 )

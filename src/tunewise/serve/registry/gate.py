@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from tunewise.serve.registry.records import Version
 from tunewise.task.types import Row
 
 MARGIN = 0.05
+# What is not told of a measurement: whose it is is known, and the rest is as long as the rows.
+_BY_ROW = {"version", "scores", "clusters"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Scores:
         scores: row id -> score, 0 to 1; 0 where answering failed.
         n_failed: rows that could not be answered.
         source: where they come from, for people.
+        clusters: row id -> group of the row; None where rows are independent, or it is not known.
     """
 
     rows_hash: str
@@ -37,6 +40,7 @@ class Scores:
     scores: Mapping[str, float]
     n_failed: int = 0
     source: str = ""
+    clusters: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,8 @@ def attach(connection: Connection, version: Version, scores: Scores, now: float)
     """Store scores of a version.
 
     Raises:
-        RegistryError: there are none, or one does not lie between 0 and 1.
+        RegistryError: there are none, one does not lie between 0 and 1, or groups are those of
+            other rows.
     """
     wrong = {row: score for row, score in scores.scores.items() if not 0 <= score <= 1}
     if not scores.scores or wrong:
@@ -90,7 +95,11 @@ def attach(connection: Connection, version: Version, scores: Scores, now: float)
             found=f"{len(scores.scores)} rows; not between 0 and 1: {some}",
             expected="at least one row, scores between 0 and 1",
         )
-    interval = mean_interval(list(scores.scores.values()))
+    clusters = _numbered(scores)
+    interval = mean_interval(
+        list(scores.scores.values()),
+        clusters=None if clusters is None else list(clusters.values()),
+    )
     connection.execute(
         insert(tables.measurements).values(
             version=row_key(connection, version),
@@ -102,6 +111,7 @@ def attach(connection: Connection, version: Version, scores: Scores, now: float)
             n=len(scores.scores),
             n_failed=scores.n_failed,
             scores=dict(scores.scores),
+            clusters=clusters,
             source=scores.source,
             at=now,
         )
@@ -111,7 +121,7 @@ def attach(connection: Connection, version: Version, scores: Scores, now: float)
 def measured(connection: Connection, version: Version) -> list[dict[str, Any]]:
     """What is stored about a version, the newest first, without the single rows."""
     table = tables.measurements
-    columns = [column for column in table.c if column.name not in {"version", "scores"}]
+    columns = [column for column in table.c if column.name not in _BY_ROW]
     chosen = select(*columns).where(table.c.version == row_key(connection, version))
     return [dict(row._mapping) for row in connection.execute(chosen.order_by(desc(table.c.id)))]
 
@@ -123,7 +133,8 @@ def judge(
 
     It may be promoted where the whole 95% interval of the paired difference lies above minus the
     margin, and not all of it below zero: where it is shown not to be much worse, and not shown to
-    be worse at all. Too few rows do not pass: a tie on ten rows shows nothing.
+    be worse at all. Too few rows do not pass: a tie on ten rows shows nothing. Rows of a group are
+    one unit.
 
     Args:
         connection: a reader's.
@@ -140,17 +151,19 @@ def judge(
     if present.digest == candidate.digest:
         return Verdict(True, "it is the version in place")
     own, other = _latest(connection, candidate), _latest(connection, present)
-    common = [key for key in own if key in other and set(own[key]) == set(other[key])]
+    common = [key for key in own if key in other and set(own[key][0]) == set(other[key][0])]
     if not common:
         return Verdict(
             False,
             f"{candidate} and {present} have no scores on the same rows "
             f"({len(own)} and {len(other)} sets of rows are stored)",
         )
-    key_rows, metric = max(common, key=lambda key: len(own[key]))
-    new, old = own[key_rows, metric], other[key_rows, metric]
+    key_rows, metric = max(common, key=lambda key: len(own[key][0]))
+    (new, new_clusters), (old, old_clusters) = own[key_rows, metric], other[key_rows, metric]
     rows = sorted(new)
-    found = paired_difference([new[row] for row in rows], [old[row] for row in rows])
+    clusters = _coarsest(rows, new_clusters, old_clusters)
+    both = [new[row] for row in rows], [old[row] for row in rows]
+    found = paired_difference(*both, clusters=clusters)
     facts: dict[str, Any] = {
         "difference": found.difference,
         "low": found.low,
@@ -162,6 +175,7 @@ def judge(
     shown = (
         f"{metric} {100 * found.difference:+.1f} points ({100 * found.low:+.1f} to "
         f"{100 * found.high:+.1f}) against {present} on {len(rows)} rows"
+        + ("" if clusters is None else f" of {len(set(clusters))} groups")
     )
     if found.high < 0:
         return Verdict(False, f"it is worse: {shown}", **facts)
@@ -193,12 +207,40 @@ def row_key(connection: Connection, version: Version) -> int:
     return int(connection.execute(chosen).scalar_one())
 
 
-def _latest(connection: Connection, version: Version) -> dict[tuple[str, str], Mapping[str, float]]:
-    """The newest scores of each set of rows and metric."""
+def _numbered(scores: Scores) -> dict[str, int] | None:
+    """Groups as they are stored, in the rows' order: a name may be as long as a text."""
+    if scores.clusters is None:
+        return None
+    if set(scores.clusters) != set(scores.scores):
+        raise RegistryError(
+            "these scores cannot be stored",
+            found=f"{len(scores.scores)} rows, and groups of {len(scores.clusters)} rows",
+            expected="the group of each of the rows that have scores",
+        )
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(scores.clusters.values()))}
+    return {row: numbers[scores.clusters[row]] for row in scores.scores}
+
+
+def _coarsest(rows: Sequence[str], *known: Mapping[str, int] | None) -> list[int] | None:
+    """Of the groupings that are known of the rows the one with the fewest groups.
+
+    What was measured without groups, or before they were kept, knows of none.
+    """
+    found = [[each[row] for row in rows] for each in known if each is not None]
+    return min(found, key=lambda each: len(set(each)), default=None)
+
+
+def _latest(
+    connection: Connection, version: Version
+) -> dict[tuple[str, str], tuple[Mapping[str, float], Mapping[str, int] | None]]:
+    """The newest scores of each set of rows and metric, and the groups of these rows."""
     table = tables.measurements
     chosen = (
-        select(table.c.rows_hash, table.c.metric, table.c.scores)
+        select(table.c.rows_hash, table.c.metric, table.c.scores, table.c.clusters)
         .where(table.c.version == row_key(connection, version))
         .order_by(table.c.id)
     )
-    return {(row.rows_hash, row.metric): row.scores for row in connection.execute(chosen)}
+    return {
+        (row.rows_hash, row.metric): (row.scores, row.clusters)
+        for row in connection.execute(chosen)
+    }

@@ -4,7 +4,7 @@
     contents       folders of files that exist or are being written or removed
     versions       what was registered: immutable but for its state
     probes         what a version and its base answered when it was registered
-    measurements   scores of a version on rows, row by row
+    measurements   scores of a version on rows, row by row, and the groups of these rows
     aliases        what production, canary, ... mean now; alias_history: and meant before
     trials         a split alias whose outcomes are compared; outcomes: one by one
     leases         contents in use, which are not collected
@@ -115,6 +115,7 @@ measurements = Table(
     Column("n", Integer, nullable=False),
     Column("n_failed", Integer, nullable=False),
     Column("scores", JSON, nullable=False),
+    Column("clusters", JSON(none_as_null=True)),
     Column("source", Text, nullable=False),
     Column("at", Double, nullable=False),
     Index(None, "version", "rows_hash"),
