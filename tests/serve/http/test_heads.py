@@ -21,8 +21,8 @@ START = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
 
 @pytest.fixture
 def hasty(build: Build, listen: Listen) -> House:
-    """A server that waits half a second for 4 kB of headers."""
-    house = listen(build(Settings(head_seconds=0.5, head_bytes=4096)))
+    """A server that waits a second and a half for 4 kB of headers."""
+    house = listen(build(Settings(head_seconds=1.5, head_bytes=4096)))
     house.publish("acme", "tickets", "acme one")
     return house
 
@@ -104,10 +104,10 @@ def test_what_takes_long_for_another_reason_is_let_through(hasty: House) -> None
         for _ in range(2):  # a connection that is kept
             raw.sendall(head(hasty, "/v1/chat/completions", len(body)))
             for begin in range(0, len(body), 60):
-                time.sleep(0.2)
+                time.sleep(0.6)
                 raw.sendall(body[begin : begin + 60])
             assert answer_of(raw).startswith(b"HTTP/1.1 200 ")
-            time.sleep(0.7)
+            time.sleep(1.8)
 
 
 def test_a_large_body_in_one_piece_is_no_head(build: Build, listen: Listen) -> None:
