@@ -82,6 +82,8 @@ def test_a_folder_that_is_taken_and_another_base_are_refused(
     assert done.code == 2
     assert done.json["error"] == "OutputFolderError"
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["mine"]
+    unnamed = tunewise("export", ada, "--out", tmp_path / "none", "--json")
+    refused(unnamed, tmp_path / "none", "one of", "text", "peft")
     refused(tunewise("export", ada, "--as", "text", "--json"), tmp_path / "none", "--out")
     import shutil
 

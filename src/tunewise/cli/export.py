@@ -10,6 +10,7 @@ import click
 
 from tunewise.cli.options import base_option, json_option
 from tunewise.early import check_fresh
+from tunewise.errors import ConfigError
 
 if TYPE_CHECKING:
     from tunewise.adaptation.files import Files
@@ -29,16 +30,27 @@ class _Formats(click.Command):
 
 @click.command("export", cls=_Formats, short_help="Write an ADAPTATION for other tools.")
 @click.argument("adaptation", type=click.Path(path_type=Path))
-@click.option("--as", "name", required=True, metavar="FORMAT", help="one of those below")
+@click.option("--as", "name", metavar="FORMAT", help="one of those below  [required]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="new folder")
 @base_option
 @json_option
-def export_command(adaptation: Path, name: str, out: Path, base: str | None, as_json: bool) -> None:
+def export_command(
+    adaptation: Path, name: str | None, out: Path, base: str | None, as_json: bool
+) -> None:
     """Write a stored ADAPTATION in a form that other tools take, or refuse with the reason.
 
     What is written is exactly what was measured: the same bytes before every input, or logits
     that PEFT computes too.
     """
+    if name is None:
+        from tunewise.adaptation.export._registry import FORMATS
+
+        raise ConfigError(
+            "no format is named",
+            found="no --as",
+            expected=f"one of {', '.join(FORMATS.discover())}",
+            fix="tunewise export --help tells what they are",
+        )
     files = exported_files(adaptation, name, out, base)
     if as_json:
         content = {"as": name, "out": str(out), "files": sorted(files)}

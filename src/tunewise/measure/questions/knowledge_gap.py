@@ -312,6 +312,8 @@ def _findings(found: Sequence[Measurement]) -> tuple[str, ...]:
         limits = f"{each.value:.2f} bits ({each.low:.2f} to {each.high:.2f})"
         if each.high <= 0:
             told.append(f"As it is, the base reads nothing of the answer out of a row: {limits}.")
+        elif each.value < 0:
+            told.append(f"Whether the base reads anything out of a row is not told: {limits}.")
         else:
             told.append(f"Reading a row makes its answer {limits} less surprising to the base.")
     words = {
