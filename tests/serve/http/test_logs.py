@@ -140,10 +140,10 @@ def test_a_line_tells_why_a_request_was_refused(house: House, logged: Lines) -> 
 def test_an_answer_that_is_broken_off_is_told_though_its_status_was_good(
     build: Build, listen: Listen, logged: Lines
 ) -> None:
-    # Begins at once and would go on for minutes.
-    house = listen(build(Settings(request_seconds=12.0), seconds=0.05, context=100_000))
+    # Begins after a second and would go on for minutes.
+    house = listen(build(Settings(request_seconds=12.0), seconds=1.0, context=100_000))
     with house.client() as client:
-        body = {"model": "tiny", "prompt": "x" * 20_000, "stream": True}
+        body = {"model": "tiny", "prompt": "x" * 1_000, "stream": True}
         answer = client.post("/v1/completions", json=body)
         assert answer.status_code == 200
         until(lambda: len(request_lines(logged)) == 1)
