@@ -28,7 +28,7 @@ from tunewise.adaptation.bundle import Adaptation, Decoding
 from tunewise.adaptation.checks import check_part
 from tunewise.adaptation.export._contract import Source
 from tunewise.adaptation.export._registry import FORMATS
-from tunewise.adaptation.parts import MOST_PROMPTS, PromptTextPart
+from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.predict import predictor_for
 from tunewise.adaptation.probes import hold_against_base, probe
 from tunewise.adaptation.readout import label_sequences
@@ -40,7 +40,7 @@ from tunewise.measure.questions.fragility import _with_prompt
 from tunewise.model.base import Base
 from tunewise.model.ledger import Ledger
 from tunewise.serve.registry.diff import _lines
-from tunewise.task.prompt import Demonstration, PromptText
+from tunewise.task.prompt import MOST_PROMPTS, Demonstration, PromptText
 from tunewise.task.render import Renderer
 from tunewise.task.types import Kind
 
