@@ -92,3 +92,21 @@ def test_what_is_kept_shows_the_number_that_won(monkeypatch: pytest.MonkeyPatch)
     if notes_of(got)["kept"] != "start":
         assert prompt_of(got).nearest == 16
     assert notes_of(got)["confirmed"]["winner"].endswith("nearest 16")
+
+
+def test_a_small_budget_looks_at_fewer_rows_and_still_tries() -> None:
+    whole = search()
+    told = notes_of(whole)["rounds"][0]["tried"][0]
+    assert (told["candidate"], told["rows"]) == ("start", 60)
+    row = context_of(base_of(), VIEW)
+    start = fit(row.base, "zero_shot", VIEW, context=row)
+    a_row = start.provenance.work["forward_tokens"] / 60
+    # All rows would be 60% of it, and leave nothing to try.
+    got = search(limit=round(100 * a_row))
+    tries = [each for round_ in tried(got).values() for each in round_ if each["rows"]]
+    assert tries[0]["candidate"] == "start"
+    assert 24 <= tries[0]["rows"] <= 30
+    assert len({each["candidate"] for each in tries}) > 1
+    # However small it is, a few rows are looked at.
+    least = search(limit=round(40 * a_row))
+    assert notes_of(least)["rounds"][0]["tried"][0]["rows"] == 24

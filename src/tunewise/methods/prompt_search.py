@@ -10,7 +10,7 @@ the cheapest wins. Asked for an ensemble, it adds others that were raced to what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation, Decoding
@@ -23,7 +23,7 @@ from tunewise.methods._contract import Needs
 from tunewise.methods._ensemble import gathered, set_aside
 from tunewise.methods._settings.prompt_search import PromptSearchSettings
 from tunewise.numerics.racing import paired_error
-from tunewise.task.types import clusters_of
+from tunewise.task.types import Row, clusters_of
 
 # Share of the budget that is spent when each race has ended. Demonstrations change more than the
 # words of an instruction and cost more to try; edits change least. The rest pays for confirming,
@@ -33,6 +33,9 @@ INSTRUCTIONS_UNTIL, DEMONSTRATIONS_UNTIL, NUMBERS_UNTIL, EDITS_UNTIL = 0.22, 0.6
 _RACE_SHARE = 2 / 3
 _FEWEST_ROWS_TO_SPLIT = 48
 _FEWEST_ROWS_TO_CONFIRM = 24
+# Of the budget, what scoring the start may take: on a small one, fewer validation rows are looked
+# at, or nothing but the start could be.
+_START_SHARE = 0.2
 
 
 class PromptSearch:
@@ -62,6 +65,7 @@ class _Search:
         rows = sample_rows(
             fitting_rows(context), settings.validation_rows, seed=context.seed, shuffled=True
         )
+        rows = rows[: self._paid(rows)]
         share = _RACE_SHARE if len(rows) >= _FEWEST_ROWS_TO_SPLIT else 1.0
         self.rows, self.race_rows = parted_rows(rows, share, seed=context.seed)
         self.candidates = Candidates(context, settings, self.others, self.rows)
@@ -69,6 +73,15 @@ class _Search:
         self.notes = self.candidates.notes
         self.notes["rounds"] = []
         self.aside = set_aside(self.start, settings.ensemble, len(self.rows) - self.race_rows)
+
+    def _paid(self, rows: Sequence[Row]) -> int:
+        """How many validation rows the start's share of the budget pays for; 24 at the least."""
+        limit = self.ledger.limit
+        start = Contestant(self.context, "start", self.context.starting_prompt(), self.others, rows)
+        cost = start.cost(len(rows))
+        if limit is None or cost <= _START_SHARE * limit:
+            return len(rows)
+        return max(_FEWEST_ROWS_TO_CONFIRM, int(len(rows) * _START_SHARE * limit / cost))
 
     def run(self) -> tuple[PromptTextPart, Decoding]:
         """What is kept, and how answers are read out behind it."""
