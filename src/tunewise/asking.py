@@ -13,38 +13,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.checkpoint import clear_state
 from tunewise.adaptation.reader import Reader
-from tunewise.adaptation.store import fingerprint_of, installed_versions
+from tunewise.adaptation.store import installed_versions
 from tunewise.compare.entries import chosen_first
 from tunewise.compare.wording import duration, plural
 from tunewise.errors import BudgetExceededError, InputError, RunError
-from tunewise.jobs import Job, Jobs
+from tunewise.jobs import Jobs
 from tunewise.measure.evidence import NOT_ASKED, Answered, Evidence, evidence_from
 from tunewise.measure.files import read_json, write_json
-from tunewise.measure.forecast import Forecast, Watch, guess, pace_of
+from tunewise.measure.forecast import Forecast, Watch, pace_of
 from tunewise.measure.pieces import Pieces
 from tunewise.measure.questions._contract import (
     Question,
     QuestionContext,
     QuestionSettings,
-    Refitted,
     Subject,
 )
 from tunewise.measure.questions._work import answering_passes
 from tunewise.measure.records import FitRecord
-from tunewise.methods._registry import find_method
 from tunewise.model.checksum import weights_checksum
 from tunewise.model.ledger import Ledger
-from tunewise.steps import fit
-from tunewise.task.task import hash_view
-from tunewise.task.types import FitView, Row
+from tunewise.refits import Refits
+from tunewise.task.types import Row
 
 _FOLDER = "evidence"
 _SLACK = 1.25
@@ -82,30 +77,36 @@ class Asking:
     seeds: tuple[int, ...]
     reader: Reader = field(default_factory=Reader)
 
-    def ask(self, asked: Sequence[Asked], most_passes: int | None) -> tuple[Evidence, ...]:
+    def ask(
+        self,
+        asked: Sequence[Asked],
+        most_passes: int | None,
+        most_seconds: float | None = None,
+    ) -> tuple[Evidence, ...]:
         """Ask what is not answered yet.
 
         Args:
             asked: the questions.
             most_passes: token passes that all of them may cost together, the cheapest first; None
                 for no limit. Those that are left out say so.
+            most_seconds: that all of them may take, likewise, as far as can be told beforehand.
 
         Returns:
             One piece of evidence for each, the cheapest first.
         """
         found: dict[str, Evidence] = {}
         to_ask: list[tuple[Evidence, Asked]] = []
-        left = most_passes
+        room = self._room(most_passes, most_seconds)
         for plan, each in sorted(
             ((self._planned(each), each) for each in asked),
             key=lambda pair: (pair[0].planned_passes, pair[1].question.name),
         ):
             is_there = self._stored(each) is not None
-            if not plan.absent and left is not None:
-                if not is_there and plan.planned_passes > left:
-                    plan = replace(plan, absent=_left_out(plan, left))
+            if not plan.absent and room is not None:
+                if not is_there and plan.planned_passes > room.left:
+                    plan = replace(plan, absent=room.left_out(plan))
                 else:
-                    left -= plan.planned_passes
+                    room.left -= plan.planned_passes
             found[plan.question] = plan
             if not plan.absent and not is_there:
                 to_ask.append((plan, each))
@@ -118,15 +119,8 @@ class Asking:
     def _announced(self, plans: Sequence[Evidence]) -> Forecast:
         """Say what will be asked and what it will take."""
         planned = {plan.question: plan.planned_passes for plan in plans}
-        rows = [row.input for row in self.rows]
-        base = self.jobs.ground.base
-        subjects = self._subjects() if any(planned.values()) else {}
-        answering = {
-            name: answering_passes(base, fits[0].load(), rows) for name, fits in subjects.items()
-        }
         # Without a question that calls the base no pace is needed.
-        records = self.records if subjects else ()
-        forecast = Forecast(planned, pace_of(records, answering))
+        forecast = Forecast(planned, self._pace() if any(planned.values()) else 0.0)
         if forecast.total:
             dear = sorted(planned, key=lambda name: -planned[name])[:3]
             most = ", ".join(f"{name} {planned[name]:,}" for name in dear if planned[name])
@@ -137,6 +131,22 @@ class Asking:
                 f"(most for {most})"
             )
         return forecast
+
+    def _pace(self) -> float:
+        """Seconds of a token pass, over the run's fits and answers."""
+        rows, base = [row.input for row in self.rows], self.jobs.ground.base
+        answering = {
+            name: answering_passes(base, fits[0].load(), rows)
+            for name, fits in self._subjects().items()
+        }
+        return pace_of(self.records, answering)
+
+    def _room(self, passes: int | None, seconds: float | None) -> _Room | None:
+        if seconds is None:
+            return None if passes is None else _Room(passes)
+        pace = self._pace()
+        # Without a method that calls the base nothing is known of a pass; then nothing takes long.
+        return _Room(int(max(seconds, 0.0) / pace), pace) if pace else None
 
     def _planned(self, asked: Asked) -> Evidence:
         """What a question will cost, or why it cannot be asked."""
@@ -225,7 +235,7 @@ class Asking:
             test=self.rows,
             data_check=self.jobs.ground.check.as_dict(),
             subjects=self._subjects(),
-            refit=_Refits(self.jobs, ledger, folder / "checkpoints", report, planned),
+            refit=Refits(self.jobs, ledger, folder / "checkpoints", report, planned),
             fit_budget=self.jobs.budget,
             seeds=self.seeds,
             ledger=ledger,
@@ -261,77 +271,28 @@ class Asking:
         return self.jobs.out / _FOLDER / f"{asked.question.name}.json"
 
 
-@dataclass(frozen=True, slots=True)
-class _Refits:
-    """Fits on other rows, on the ledger of a question; see `Refit`."""
+@dataclass(slots=True)
+class _Room:
+    """What questions may still take.
 
-    jobs: Jobs
-    ledger: Ledger
-    checkpoints: Path
-    report: Callable[[int, int | None, str], None]
-    planned: int
-
-    def __call__(
-        self,
-        method: str,
-        seed: int,
-        view: FitView,
-        *,
-        budget: int | None = None,
-        start: Adaptation | None = None,
-    ) -> Refitted:
-        """See `Refit`."""
-        jobs = self.jobs
-        spent = jobs.budget if budget is None else budget
-        task = replace(jobs.ground.task, fit_view=view, data_hash=hash_view(view))
-        began_at = None if start is None else fingerprint_of(start)
-        key = repr((method, seed, task.data_hash, spent, began_at))
-        checkpoint = self.checkpoints / hashlib.sha256(key.encode()).hexdigest()[:16]
-        fitted = fit(
-            replace(jobs.ground, task=task),
-            find_method(method),
-            jobs.settings[method],
-            seed=seed,
-            budget=spent,
-            checkpoint=checkpoint,
-            start=start,
-            report=lambda done, _, text: self.report(self.ledger.spent + done, self.planned, text),
-        )
-        work = fitted.adaptation.provenance.work
-        forward, backward = work["forward_tokens"], work["backward_tokens"]
-        self.ledger.charge(forward=forward, backward=backward)
-        clear_state(checkpoint)
-        return Refitted(
-            fitted.adaptation,
-            fitted.seconds,
-            forward + backward,
-            work["flops"],
-            fitted.peak_bytes,
-        )
-
-
-def beforehand(asked: Sequence[Asked], jobs: Sequence[Job], budget: int, usual: int) -> str:
-    """What questions that have no limit will take, told before anything is fitted.
-
-    Args:
-        asked: the questions.
-        jobs: fits of the run.
-        budget: token passes of each.
-        usual: the default budget for such rows.
+    Attributes:
+        left: token passes.
+        pace: seconds of one, where a time is what is left; 0 where passes are.
     """
-    fits = sum(method.needs.base and method.needs.seeds for method, _ in jobs)
-    passes = guess([each.settings for each in asked], fits * budget, budget, usual)
-    if not passes:
-        return f"{plural(len(asked), 'question')} will be asked after the fits; none runs the model"
-    return (
-        f"{plural(len(asked), 'question')} will be asked after the {plural(len(jobs), 'fit')}: "
-        f"about {passes:,} token passes, as many as {passes / budget:.0f} fits of "
-        f"{budget:,}; they are counted, and the minutes told, once the fits are there"
-    )
 
+    left: int
+    pace: float = 0.0
 
-def _left_out(plan: Evidence, left: int) -> str:
-    return (
-        f"{NOT_ASKED}it takes {plan.planned_passes:,} token passes, and {left:,} are left of what "
-        f"is asked unless named; `--questions {plan.question}` or `--evidence` asks it"
-    )
+    def left_out(self, plan: Evidence) -> str:
+        """Why a question is not asked."""
+        takes, asks = f"{plan.planned_passes:,} token passes", f"`--questions {plan.question}`"
+        if not self.pace:
+            return (
+                f"{NOT_ASKED}it takes {takes}, and {self.left:,} are left of what is asked unless "
+                f"named; {asks} or `--evidence` asks it"
+            )
+        minutes, left = plan.planned_passes * self.pace, self.left * self.pace
+        return (
+            f"{NOT_ASKED}it takes {takes}, about {duration(minutes)}, and {duration(left)} are "
+            f"left of the run's time; {asks} asks it whatever it takes"
+        )

@@ -80,7 +80,7 @@ def climb(jobs: Jobs, asked: Sequence[Job]) -> tuple[list[Job], list[SkippedMeth
 
 
 def at_most(
-    planner: Planner, skipped: Sequence[SkippedMethod], budget: int, questions: int | None = 0
+    planner: Planner, skipped: Sequence[SkippedMethod], budget: int, questions: int = 0
 ) -> RunPlan:
     """The most that a climb takes: no rung ends it, and what is fitted whole is the dearest.
 
@@ -88,7 +88,7 @@ def at_most(
         planner: of all methods with all seeds.
         skipped: methods that are left out already.
         budget: token passes of a whole fit.
-        questions: token passes that the questions may take; None where they have no limit.
+        questions: token passes that the questions may take.
     """
     seeds: dict[Method, list[int]] = {}
     for method, seed in planner.jobs:
@@ -125,6 +125,16 @@ def at_most(
     return replace(plan, climbs=True)
 
 
+def trials_of(jobs: Jobs) -> Jobs:
+    """What a climb only tries, in a folder of its own."""
+    return replace(
+        jobs,
+        settings={name: _for_a_trial(each) for name, each in jobs.settings.items()},
+        budget=int(TRIAL_SHARE * jobs.budget),
+        out=jobs.out / TRIALS,
+    )
+
+
 def gains(scores: Floats, before: Floats, clusters: Sequence[str] | None = None) -> bool:
     """Whether a dearer method pays: better by the least gain, and by a standard error.
 
@@ -155,12 +165,7 @@ class _Climb:
 
     def __init__(self, jobs: Jobs, asked: Sequence[Job]) -> None:
         self.jobs = jobs
-        self.trials = replace(
-            jobs,
-            settings={name: _for_a_trial(each) for name, each in jobs.settings.items()},
-            budget=int(TRIAL_SHARE * jobs.budget),
-            out=jobs.out / TRIALS,
-        )
+        self.trials = trials_of(jobs)
         self.seeds: dict[str, list[int]] = {}
         for method, seed in asked:
             self.seeds.setdefault(method.name, []).append(seed)

@@ -30,7 +30,7 @@ from tunewise.steps import Ground, Reporter, fit, fit_facts, measure
 from tunewise.task.types import Row, clusters_of
 
 Job: TypeAlias = tuple[Method, int]
-_CHECKPOINTS = "checkpoints"
+_FITS, _RECORDS, _CHECKPOINTS = "fits", "records", "checkpoints"
 # The facts of a fit that its record repeats.
 _REPEATED = (
     "seconds",
@@ -152,7 +152,9 @@ class Jobs:
             rows = self.ground.task.fit_view.validation
             self.reporter.begin(f"judging {method.name}, seed {seed}", *counted, unit="rows")
             measured = measure(self.ground.base, self._load(place), rows, self.reporter)
-            stored = {"scores": [result.score for result in measured.results]}
+            scores = [result.score for result in measured.results]
+            seconds = measured.milliseconds_per_row * len(rows) / 1000
+            stored = {"scores": scores, "seconds": seconds}
             write_json(place.scores, stored)
         return np.array(stored["scores"], dtype=np.float64)
 
@@ -172,6 +174,17 @@ class Jobs:
         """Every fit clears its own checkpoint; the folder that held them goes once it is empty."""
         with suppress(OSError):
             (self.out / _CHECKPOINTS).rmdir()
+
+    def seconds(self) -> float:
+        """That all fits and answers took which are stored, whatever process made them."""
+        told = [read_json(path) for path in (self.out / _FITS).glob("*.json")]
+        found = sum(float(each.get("seconds", 0.0)) for each in told if each is not None)
+        for path in (self.out / _RECORDS).glob("*.json"):
+            record = read_record(path)
+            if record is not None:
+                answered = len(record.test) + len(record.validation)
+                found += record.milliseconds_per_row * answered / 1000
+        return found
 
     def record(self, method: Method, seed: int) -> FitRecord | None:
         """The record of a fit that is measured, or None."""
@@ -213,12 +226,12 @@ class Jobs:
         name = _name(method, seed)
         return _Place(
             self.out / "adaptations" / name,
-            self.out / "fits" / f"{name}.json",
+            self.out / _FITS / f"{name}.json",
             self.out / _CHECKPOINTS / name,
         )
 
     def _record(self, method: Method, seed: int) -> Path:
-        return self.out / "records" / f"{_name(method, seed)}.json"
+        return self.out / _RECORDS / f"{_name(method, seed)}.json"
 
     def _load(self, place: _Place) -> Adaptation:
         return load(place.folder, base_fingerprint=self.ground.base.fingerprint)

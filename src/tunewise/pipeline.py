@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from tunewise.adaptation.store import installed_versions
-from tunewise.asking import Asked, Asking, beforehand
-from tunewise.climb import climb
+from tunewise.asking import Asked, Asking
+from tunewise.climb import climb, trials_of
 from tunewise.compare.contract import (
     BaseFacts,
     BudgetFacts,
@@ -39,7 +39,6 @@ from tunewise.config import RunConfig, parse_time
 from tunewise.errors import BudgetTooSmallError, InputError
 from tunewise.jobs import Job, Jobs
 from tunewise.measure.files import read_json, write_json
-from tunewise.measure.forecast import guess
 from tunewise.measure.records import FitRecord, SkippedMethod
 from tunewise.model.base import default_threads, processor_name
 from tunewise.model.ledger import UNIT
@@ -51,13 +50,14 @@ from tunewise.task.types import Row
 from tunewise.wanted import (
     Settled,
     answering,
+    beforehand,
     jobs_of,
     methods_of,
     plan_of,
     questions_limit,
     questions_of,
+    questions_time,
     settle,
-    usual_budget,
 )
 
 _TEST_ROWS = "test_rows"
@@ -119,7 +119,7 @@ def compare(
     if questions:
         # An hour of questions may follow: the comparison itself is there to be read by now.
         asking = Asking(jobs, records, rows, config.seeds)
-        evidence = asking.ask(questions, questions_limit(config, budget))
+        evidence = asking.ask(questions, questions_limit(config, budget), _left_of(config, jobs))
         comparison = with_evidence(comparison, evidence, priorities)
         write_reports(comparison, details, out)
     return comparison
@@ -195,13 +195,6 @@ def _planned(config: RunConfig) -> tuple[Ground, RunPlan]:
     budget, ground = settled.token_passes, answering(config, ground, settled.test_rows)
     plan = plan_of(config, planner.on(ground), skipped, budget)
     plan = replace(plan, data_warnings=ground.check.warnings)
-    if questions_limit(config, budget) is None:
-        wanted = [each.settings for each in questions_of(config)]
-        totals = plan.totals
-        passes = guess(wanted, int(totals["token_passes"]), budget, usual_budget(ground))
-        # Most of it is fits again, and their pace is known.
-        seconds = passes * totals["fit_seconds"] / max(totals["token_passes"], 1)
-        plan = replace(plan, questions_passes=passes, questions_seconds=seconds, guessed=True)
     return ground, plan
 
 
@@ -228,6 +221,12 @@ def _settled(
     return found.token_passes, answering(config, ground, found.test_rows)
 
 
+def _left_of(config: RunConfig, jobs: Jobs) -> float | None:
+    """Seconds of the run's time that fits and answers left to its questions; None for no limit."""
+    seconds = questions_time(config)
+    return None if seconds is None else seconds - jobs.seconds() - trials_of(jobs).seconds()
+
+
 def _announce(
     config: RunConfig, questions: Sequence[Asked], asked: Sequence[Job], jobs: Jobs
 ) -> None:
@@ -235,7 +234,7 @@ def _announce(
     for warning in jobs.ground.check.warnings:
         jobs.reporter.say(f"mind: {warning}")
     if questions and questions_limit(config, jobs.budget) is None:
-        jobs.reporter.say(beforehand(questions, asked, jobs.budget, usual_budget(jobs.ground)))
+        jobs.reporter.say(beforehand(questions, asked, jobs.budget, jobs.ground))
 
 
 def _fit(

@@ -9,9 +9,11 @@ from typing import Any
 
 from tunewise.asking import Asked
 from tunewise.climb import at_most
+from tunewise.compare.wording import plural
 from tunewise.config import ALL_QUESTIONS, RunConfig, check_budget, parse_budget, parse_time
 from tunewise.errors import ConfigError, DataError
 from tunewise.jobs import Job
+from tunewise.measure.forecast import guess
 from tunewise.measure.questions._registry import QUESTIONS, question_settings
 from tunewise.measure.records import SkippedMethod
 from tunewise.methods._contract import Method, parse_settings
@@ -93,6 +95,13 @@ def questions_limit(config: RunConfig, budget: int) -> int | None:
     return budget if config.questions is None else None
 
 
+def questions_time(config: RunConfig) -> float | None:
+    """Seconds of a run that its questions are to keep to as well; None where they need not: those
+    that are named are asked whatever they take, and a few cheap ones take little.
+    """
+    return parse_time(config.budget) if config.questions == ALL_QUESTIONS else None
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """What a run has, whatever way its budget was told.
@@ -170,11 +179,6 @@ def _plan_within(config: RunConfig, timed: Planner, seconds: float) -> RunPlan:
     return plan_within(lambda passes: plan_of(config, timed, (), passes), seconds)
 
 
-def usual_budget(ground: Ground) -> int:
-    """The default budget for rows as long as the task's."""
-    return parse_budget("default", mean_row_tokens=ground.mean_row_tokens)
-
-
 def plan_of(
     config: RunConfig, planner: Planner, skipped: Sequence[SkippedMethod], budget: int
 ) -> RunPlan:
@@ -187,6 +191,40 @@ def plan_of(
         budget: token passes per fit.
     """
     limit = questions_limit(config, budget)
+    passes = 0 if limit is None else limit
     if config.climbs:
-        return at_most(planner, skipped, budget, limit)
-    return planner.plan(skipped, budget, limit)
+        found = at_most(planner, skipped, budget, passes)
+    else:
+        found = planner.plan(skipped, budget, passes)
+    if limit is not None:
+        return found
+    totals = found.totals
+    passes = _guess(questions_of(config), int(totals["token_passes"]), budget, planner.ground)
+    # Most of it is fits again, and their pace is known.
+    seconds = passes * totals["fit_seconds"] / max(totals["token_passes"], 1)
+    return replace(found, questions_passes=passes, questions_seconds=seconds, guessed=True)
+
+
+def beforehand(asked: Sequence[Asked], jobs: Sequence[Job], budget: int, ground: Ground) -> str:
+    """What questions that have no limit will take, told before anything is fitted.
+
+    Args:
+        asked: the questions.
+        jobs: fits of the run.
+        budget: token passes of each.
+        ground: base and task.
+    """
+    fits = sum(method.needs.base and method.needs.seeds for method, _ in jobs)
+    passes = _guess(asked, fits * budget, budget, ground)
+    if not passes:
+        return f"{plural(len(asked), 'question')} will be asked after the fits; none runs the model"
+    return (
+        f"{plural(len(asked), 'question')} will be asked after the {plural(len(jobs), 'fit')}: "
+        f"about {passes:,} token passes, as many as {passes / budget:.0f} fits of "
+        f"{budget:,}; they are counted, and the minutes told, once the fits are there"
+    )
+
+
+def _guess(asked: Sequence[Asked], fits_passes: int, budget: int, ground: Ground) -> int:
+    usual = parse_budget("default", mean_row_tokens=ground.mean_row_tokens)
+    return guess([each.settings for each in asked], fits_passes, budget, usual)

@@ -38,7 +38,8 @@ ALLOWED: Mapping[str, set[str]] = {
     "planning": {*BELOW_METHODS, "methods", "measure", "steps"},
     "jobs": {*BELOW_METHODS, "methods", "measure", "steps"},
     "climb": {*BELOW_METHODS, "methods", "measure", "compare", "steps", "planning", "jobs"},
-    "asking": {*BELOW_METHODS, "methods", "measure", "compare", "steps", "jobs"},
+    "refits": {*BELOW_METHODS, "methods", "measure", "steps", "jobs"},
+    "asking": {*BELOW_METHODS, "methods", "measure", "compare", "steps", "jobs", "refits"},
     "wanted": {
         *BELOW_METHODS,
         "methods",
@@ -49,6 +50,7 @@ ALLOWED: Mapping[str, set[str]] = {
         "jobs",
         "climb",
         "asking",
+        "compare",
     },
     "early": {"errors", "discovery", "task", "model", "config", "compare"},
     "pipeline": {

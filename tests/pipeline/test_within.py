@@ -21,10 +21,10 @@ class Planned:
     def __init__(self, per_pass: float, measuring: float, least: int = 0) -> None:
         self.per_pass, self.measuring, self.least, self.asked = per_pass, measuring, least, 0
 
-    def __call__(self, budget: int, questions: int | None = 0) -> RunPlan:
+    def __call__(self, budget: int, questions: int = 0) -> RunPlan:
         self.asked += 1
         job = JobPlan("x", 0, budget, 0, 0, False, self.per_pass * budget, self.measuring, 1)
-        seconds = None if questions is None else questions * self.per_pass
+        seconds = questions * self.per_pass
         dear = () if budget >= self.least else (SkippedMethod("full", "too dear"),)
         return RunPlan((job,), dear, budget, 1.0, questions, seconds)
 
@@ -43,12 +43,10 @@ def test_it_is_the_largest_round_budget_that_keeps_to_the_time(
     assert planner.asked < 20
 
 
-@pytest.mark.parametrize(("share", "budget"), [(0, 60_000), (1, 30_000), (None, 60_000)])
-def test_questions_are_counted_where_they_have_a_limit(share: int | None, budget: int) -> None:
+@pytest.mark.parametrize(("share", "budget"), [(0, 60_000), (1, 30_000), (9, 6_000)])
+def test_questions_are_counted(share: int, budget: int) -> None:
     planner = Planned(1e-3, 0.0)
-    found = plan_within(
-        lambda passes: planner(passes, None if share is None else share * passes), 60.0
-    )
+    found = plan_within(lambda passes: planner(passes, share * passes), 60.0)
     assert found.budget == budget
 
 
@@ -123,6 +121,34 @@ def test_the_plan_tells_what_a_time_pays_for(tmp_path: Path, tiny_folder: Path) 
     totals = done.json["totals"]
     assert done.json["budget"]["per_method"] >= 1_000
     assert totals["fit_seconds"] + totals["measure_seconds"] > 0
+
+
+def test_a_time_holds_for_what_is_asked_too(tmp_path: Path, tiny_folder: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
+    always = ("--base", tiny_folder, "--dtype", "float32", "--methods", "zero_shot,lora")
+    always += ("--seeds", "1", "--budget", "0.2min")
+    plans = {}
+    for flags in (("--questions", "none"), ("--evidence",), ("--questions", "forgetting")):
+        done = tunewise("compare", data, *always, *flags, "--plan", "--json")
+        assert done.code == 0, done.err
+        plans[flags[-1]] = done.json
+    for asked in ("--evidence", "forgetting"):
+        assert plans[asked]["questions"]["guessed"]
+        assert plans[asked]["questions"]["at_most_token_passes"] > 0
+    budgets = {name: plan["budget"]["per_method"] for name, plan in plans.items()}
+    assert budgets["--evidence"] < budgets["none"]
+    # What no time pays for is left out and told; what is named is asked all the same.
+    always = always[:-1] + ("0.0001min", "--out", tmp_path / "run")
+    done = tunewise("compare", data, *always, "--evidence")
+    assert done.code == 0, done.err
+    told = json.loads((tmp_path / "run" / "comparison.json").read_text())["evidence"]
+    absent = {each["question"]: each["absent"] for each in told}
+    assert not absent["cost_to_fit"]
+    assert "left of the run's time; `--questions forgetting`" in absent["forgetting"]
+    done = tunewise("compare", data, *always, "--questions", "forgetting")
+    assert done.code == 0, done.err
+    (told,) = json.loads((tmp_path / "run" / "comparison.json").read_text())["evidence"]
+    assert not told["absent"]
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,25 @@ def test_what_costs_more_than_is_allowed_is_left_out_and_says_so(
     assert "--questions dear" in found[2].absent
 
 
+def test_in_a_time_is_asked_what_it_pays_for(small_run: Run, tmp_path: Path) -> None:
+    cheap, dear, free = Toy(10), Toy(1000), Toy(0)
+    dear.name, free.name = "dear", "free"
+    asking = small_run.asking(tmp_path)
+    pace = asking._pace()
+    assert pace > 0
+    asked = toys(dear, cheap, free)
+    found = asking.ask(asked, None, most_seconds=500 * pace)
+    assert [bool(each.absent) for each in found] == [False, False, True]
+    assert "1,000 token passes, about " in found[2].absent
+    assert "left of the run's time; `--questions dear` asks it" in found[2].absent
+    # Going on leaves out the same; without time left only what is free, and no number below zero.
+    assert asking.ask(asked, None, most_seconds=500 * pace) == found
+    late = small_run.asking(tmp_path / "late").ask(toys(cheap, free), None, most_seconds=-5.0)
+    assert [bool(each.absent) for each in late] == [False, True]
+    assert "and 0.0 s are left" in late[1].absent
+    assert not asking.ask(asked, None, most_seconds=1100 * pace)[2].absent
+
+
 def test_a_question_cannot_overspend(small_run: Run, tmp_path: Path) -> None:
     toy = Toy(100)
     toy.cost = lambda context, settings: 60  # type: ignore[method-assign]  # too low a plan

@@ -144,8 +144,6 @@ def show_plan(plan: RunPlan) -> None:
 
 def _questions_planned(plan: RunPlan) -> str:
     """What the questions behind the comparison add."""
-    if plan.questions_passes is None or plan.questions_seconds is None:
-        return "and the questions asked by name, which count their work once the fits are there"
     if plan.questions_passes == 0:
         return "and questions that run no model" if plan.guessed else "and no questions"
     if plan.guessed:

@@ -61,6 +61,11 @@ class Planner:
         methods = list(dict.fromkeys(method for method, _ in jobs))
         self._paces = Paces(self._task, methods, settings)
 
+    @property
+    def ground(self) -> Ground:
+        """Base and task."""
+        return self._task.ground
+
     def on(self, ground: Ground) -> Planner:
         """The same run with other test rows; the machine is not timed again.
 
@@ -71,15 +76,13 @@ class Planner:
         other._task = PlannedTask(ground, self._task.renderer)
         return other
 
-    def plan(
-        self, skipped: Sequence[SkippedMethod], budget: int, questions: int | None = 0
-    ) -> RunPlan:
+    def plan(self, skipped: Sequence[SkippedMethod], budget: int, questions: int = 0) -> RunPlan:
         """Predict every fit of a run.
 
         Args:
             skipped: methods that are left out already.
             budget: token passes per fit.
-            questions: token passes that the questions may take; None where they have no limit.
+            questions: token passes that the questions may take.
         """
         planned: list[JobPlan] = []
         too_dear: dict[str, SkippedMethod] = {}
@@ -98,13 +101,13 @@ class Planner:
         jobs: Sequence[JobPlan],
         skipped: Sequence[SkippedMethod],
         budget: int,
-        questions: int | None,
+        questions: int,
     ) -> RunPlan:
         """A run of these fits, in this order; see `plan`."""
         # What a fit gives back stays with the process, so no later peak is below an earlier one.
         peaks = itertools.accumulate((job.peak_bytes for job in jobs), max)
         risen = tuple(replace(job, peak_bytes=peak) for job, peak in zip(jobs, peaks, strict=True))
-        asking = None if questions is None else questions * self._paces.plain.forward
+        asking = questions * self._paces.plain.forward
         return RunPlan(risen, tuple(skipped), budget, self._paces.seconds, questions, asking)
 
     def job(

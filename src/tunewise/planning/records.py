@@ -56,10 +56,10 @@ class RunPlan:
         skipped: methods that would be left out, and why.
         budget: token passes per fit.
         calibration_seconds: how long timing this machine took.
-        questions_passes: token passes that the questions behind the comparison take at most; None
-            where they are named and so have no limit: each counts its own once the fits are there.
-        questions_seconds: what so many passes of answering take; None likewise.
-        guessed: whether these two are no limit but a guess, by the shares that questions have.
+        questions_passes: token passes that the questions behind the comparison take at most.
+        questions_seconds: what so many passes take.
+        guessed: whether these two are no limit but a guess, by the shares that questions have:
+            those that are named count their work once the fits are there.
         climbs: whether the jobs are the most that a climb makes, and not what it will make.
         data_warnings: what the data check warns of, in sentences.
     """
@@ -68,8 +68,8 @@ class RunPlan:
     skipped: tuple[SkippedMethod, ...]
     budget: int
     calibration_seconds: float
-    questions_passes: int | None = 0
-    questions_seconds: float | None = 0.0
+    questions_passes: int = 0
+    questions_seconds: float = 0.0
     guessed: bool = False
     climbs: bool = False
     data_warnings: tuple[str, ...] = ()
@@ -87,9 +87,9 @@ class RunPlan:
 
     @property
     def seconds(self) -> float:
-        """What all of it takes; questions that have no limit are not counted."""
-        asking = 0.0 if self.questions_seconds is None else self.questions_seconds
-        return self.totals["fit_seconds"] + self.totals["measure_seconds"] + asking
+        """What all of it takes."""
+        totals = self.totals
+        return totals["fit_seconds"] + totals["measure_seconds"] + self.questions_seconds
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""

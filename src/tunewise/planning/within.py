@@ -45,8 +45,7 @@ def plan_within(planned: Callable[[int], RunPlan], seconds: float) -> RunPlan:
     every method: it takes longer than asked, and says how long.
 
     Args:
-        planned: the run's plan at so many token passes per fit; questions that have no limit are
-            not counted.
+        planned: the run's plan at so many token passes per fit.
         seconds: for all of it; what was loaded and timed before is not counted.
     """
 
