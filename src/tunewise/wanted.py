@@ -219,7 +219,7 @@ def beforehand(asked: Sequence[Asked], jobs: Sequence[Job], budget: int, ground:
     if not passes:
         return f"{plural(len(asked), 'question')} will be asked after the fits; none runs the model"
     return (
-        f"{plural(len(asked), 'question')} will be asked after the {plural(len(jobs), 'fit')}: "
+        f"{plural(len(asked), 'question')} will be asked after the fits: "
         f"about {passes:,} token passes, as many as {passes / budget:.0f} fits of "
         f"{budget:,}; they are counted, and the minutes told, once the fits are there"
     )

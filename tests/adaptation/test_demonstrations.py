@@ -114,4 +114,4 @@ def test_choices_are_named_and_have_no_instruction(pick: str | None, count: int 
 
 def test_without_labels_and_losses_nothing_is_balanced_or_hard() -> None:
     found = choices(Sources(ROWS, ROWS), generator(), count=2, pick=None, balance=False)
-    assert [each.name for each in found] == ["coverage 2", "random 2", "nearest 2"]
+    assert [each.name for each in found] == ["coverage 2", "nearest 2", "random 2"]

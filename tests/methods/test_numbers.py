@@ -10,6 +10,7 @@ from tests.methods.test_prompt_search import notes_of, prompt_of, tried
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.race import Contestant
+from tunewise.methods.prompt_search import _Search
 
 VIEW = planted_view(40, 60)
 KINDS = ("balanced", "coverage", "hard", "random", "nearest")
@@ -84,6 +85,29 @@ def test_a_budget_that_ends_early_has_tried_every_kind() -> None:
     assert any("left_out" in each for each in tried(got)["numbers"])
     paid = [each for each in tried(got)["demonstrations"] if "left_out" not in each]
     assert {kind for each in paid for kind, _ in shows(each["candidate"])} == set(KINDS)
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3])
+def test_a_kind_too_dear_to_confirm_in_its_number_is_tried_in_fewer(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four demonstrations near each row cost more than was left, and nearest was never tried."""
+    plain = _Search._is_confirmable
+
+    def confirmable(self: _Search, one: Contestant) -> bool:
+        return one.prompt.nearest <= most and plain(self, one)
+
+    monkeypatch.setattr(_Search, "_is_confirmable", confirmable)
+    got = search(limit=10**9)
+    raced = {
+        found
+        for each in tried(got)["demonstrations"]
+        if "left_out" not in each
+        for found in shows(each["candidate"])
+    }
+    assert {number for kind, number in raced if kind == "nearest"} == ({2} if most > 1 else set())
+    assert {kind for kind, _ in raced} >= set(KINDS) - {"nearest"}
+    assert prompt_of(got).nearest <= most
 
 
 def test_what_is_kept_shows_the_number_that_won(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ def test_a_time_holds_for_what_is_asked_too(tmp_path: Path, tiny_folder: Path) -
     budgets = {name: plan["budget"]["per_method"] for name, plan in plans.items()}
     assert budgets["--evidence"] < budgets["none"]
     # What no time pays for is left out and told; what is named is asked all the same.
-    always = always[:-1] + ("0.0001min", "--out", tmp_path / "run")
+    always = (*always[:-1], "0.0001min", "--out", tmp_path / "run")
     done = tunewise("compare", data, *always, "--evidence")
     assert done.code == 0, done.err
     told = json.loads((tmp_path / "run" / "comparison.json").read_text())["evidence"]

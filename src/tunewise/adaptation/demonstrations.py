@@ -91,13 +91,16 @@ def choices(
         if sources.losses is not None:
             picked["hard"] = hard_rows(sources.scored, sources.losses, number, random)
         picked["random"] = random_rows(rows, number, random)
-        for name, chosen in picked.items():
-            if pick in (None, name) and len(chosen) == number:
-                prompt = PromptText("", demonstrations=shown(chosen))
-                yield Choice(name, f"{name} {number}", prompt)
+        found = [
+            Choice(name, f"{name} {number}", PromptText("", demonstrations=shown(chosen)))
+            for name, chosen in picked.items()
+            if pick in (None, name) and len(chosen) == number
+        ]
         if pick in (None, "nearest") and len(rows) >= near:
             prompt = PromptText("", pool=shown(pool), nearest=near)
-            yield Choice("nearest", f"nearest {near}", prompt)
+            # Early: with many labels, or long answers, nothing else comes near it.
+            found.insert(1, Choice("nearest", f"nearest {near}", prompt))
+        yield from found
 
 
 def showable_rows(context: FitContext, longest_tokens: int) -> list[Row]:

@@ -279,7 +279,7 @@ def data_group() -> None:
     """Look at data before anything is fitted."""
 
 
-@data_group.command("check")
+@data_group.command("check", short_help="Duplicates, leaks, contradictions, balance, lengths.")
 @click.argument("data", required=False)
 @base_option
 @dtype_option

@@ -26,7 +26,7 @@ for command in (add_command, measure_command, export_command, import_command):
     registry_group.add_command(command)
 
 
-@registry_group.command("list")
+@registry_group.command("list", short_help="Names with their newest version and aliases.")
 @click.argument("tenant", required=False)
 @click.option("--after", default="", metavar="NAME", help="go on behind this name")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1000))
@@ -48,7 +48,7 @@ def list_command(tenant: str | None, after: str, limit: int, as_json: bool, **va
         show_list(page, limit)
 
 
-@registry_group.command("show")
+@registry_group.command("show", short_help="All that is known of a name or a version.")
 @click.argument("reference")
 @place_options
 @json_option
@@ -59,7 +59,7 @@ def show_command(reference: str, as_json: bool, **values: Any) -> None:
     emit(as_json, content)
 
 
-@registry_group.command("diff")
+@registry_group.command("diff", short_help="What one version has other than another.")
 @click.argument("old")
 @click.argument("new")
 @place_options
@@ -82,7 +82,7 @@ def diff_command(old: str, new: str, as_json: bool, **values: Any) -> None:
     emit(as_json, content)
 
 
-@registry_group.command("promote")
+@registry_group.command("promote", short_help="Let an alias mean a version.")
 @click.argument("reference")
 @click.option("--alias", default="production", show_default=True, help="what shall mean it")
 @click.option("--share", default=1.0, show_default=True, help="of requests; below 1 it is tried")
@@ -123,7 +123,7 @@ def promote_command(reference: str, as_json: bool, **values: Any) -> None:
     )
 
 
-@registry_group.command("rollback")
+@registry_group.command("rollback", short_help="End a split, or go back to the version before.")
 @click.argument("name")
 @click.option("--alias", default="production", show_default=True)
 @click.option("--reason", default="", help="kept in the history")
@@ -136,7 +136,7 @@ def rollback_command(name: str, alias: str, reason: str, as_json: bool, **values
     emit(as_json, {"name": name, **found.as_dict()}, f"{name}@{alias}: version {found.stable}")
 
 
-@registry_group.command("retire")
+@registry_group.command("retire", short_help="Take a version out of use.")
 @click.argument("reference")
 @click.option("--reason", default="", help="kept in the audit trail")
 @click.option("--alias-only", is_flag=True, help="take the alias in REFERENCE away, not a version")
@@ -169,7 +169,7 @@ def retire_command(
     emit(as_json, version.as_dict(), f"{version} is retired")
 
 
-@registry_group.command("verify")
+@registry_group.command("verify", short_help="Read every byte and check aliases and audit trail.")
 @click.argument("name", required=False)
 @place_options
 @json_option
@@ -192,7 +192,7 @@ def verify_command(name: str | None, as_json: bool, **values: Any) -> None:
     )
 
 
-@registry_group.command("gc")
+@registry_group.command("gc", short_help="Remove files that nothing uses.")
 @click.option("--days", default=1.0, show_default=True, type=click.FloatRange(min=0))
 @click.option(
     "--retired-days",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _RECORD = "adaptation.json"
 
 
-@click.command("add")
+@click.command("add", short_help="Register an ADAPTATION as the next version of NAME.")
 @click.argument("adaptation", type=click.Path(path_type=Path))
 @click.argument("name")
 @click.option("--run", default="", help="where it was found  [default: its run's folder, if any]")
@@ -96,7 +96,7 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
             click.echo(f"to serve it by its name: tunewise registry promote {version}", err=True)
 
 
-@click.command("measure")
+@click.command("measure", short_help="Measure a version on rows and store its scores.")
 @click.argument("reference")
 @click.argument("data", required=False)
 @place_options

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tunewise.task.types import TaskSpec
 
 
-@click.command("export")
+@click.command("export", short_help="Write a version for other tools, proven.")
 @click.argument("reference")
 @click.option("--as", "name", required=True, metavar="FORMAT", help="see `tunewise export --help`")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="new folder")
@@ -47,7 +47,7 @@ def export_command(reference: str, name: str, out: Path, as_json: bool, **values
     )
 
 
-@click.command("import")
+@click.command("import", short_help="Register what another tool made.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("name")
 @click.option("--like", help="a version, or a folder, whose task, readout and prompt to take over")

@@ -145,6 +145,8 @@ def _service(values: dict[str, Any]) -> Service:
     name = DEFAULT_BASE if values["base"] is None else values["base"]
     # Weights of 8 bits are rounded from float32; asked for another dtype, the engine refuses.
     rounded = values["weights"] == "int8" and values["dtype"] == "auto"
+    # Behind what is refused early, so that a mistake is told at once and alone.
+    click.echo(f"loading {name}", err=True)
     base = load_base(name, dtype="float32" if rounded else values["dtype"])
     engine = make_engine(values, base)
     check = None if values["no_probes"] else _Probes(name, values["dtype"])

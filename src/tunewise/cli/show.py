@@ -85,13 +85,15 @@ def _show_evidence(evidence: Sequence[Evidence]) -> None:
         told = each.answered.findings
         more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
         text = f"not answered: {each.absent}" if each.absent else "".join(told[:1])
-        _line(f"  {each.title}: {text if text else 'figures only'}{more}", indent=4)
+        _line(
+            f"  {each.title}: {text if text else 'its figures are in the report'}{more}", indent=4
+        )
     dear = [each for each in asked if each.left_out]
     if dear:
         prices = ", ".join(f"{each.question} {each.planned_passes:,}" for each in dear)
         _line(
             f"  not asked, as they take more token passes than are kept for questions: {prices}; "
-            "`--questions NAME,NAME` asks some, `--evidence` all",
+            "`--questions NAME,NAME` asks them",
             indent=4,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class Candidates:
         settings: of the search.
         others: parts that stand beside the prompt.
         rows: validation rows of the races, in the order they are scored.
+        payable: whether a contestant could be confirmed, should it win.
 
     Attributes:
         start: the prompt that the search begins with.
@@ -55,9 +56,10 @@ class Candidates:
         settings: PromptSearchSettings,
         others: Sequence[Part],
         rows: Sequence[Row],
+        payable: Callable[[Contestant], bool],
     ) -> None:
         self.context, self.settings = context, settings
-        self._others, self._rows = tuple(others), rows
+        self._others, self._rows, self._payable = tuple(others), rows, payable
         self._random = np.random.default_rng(context.seed)
         self._copies = CopyCheck(context.view.spec, context.view.train)
         self.start = self._contestant("start", context.starting_prompt())
@@ -99,7 +101,8 @@ class Candidates:
             yield from entrants
 
     def demonstrations(self, raced: RaceOutcome) -> Iterator[Contestant]:
-        """The best instructions with every kind of demonstrations.
+        """The best instructions with every kind of demonstrations, in the first number of each
+        that is payable.
 
         In the first pass every kind meets one instruction, in the next another, and so on: a budget
         that ends early has still tried all kinds.
@@ -110,13 +113,14 @@ class Candidates:
         best = _best(raced)
         heads = [_head(one.prompt) for one in (*best[: self.settings.kept], self.start)]
         self._heads = list(dict.fromkeys(heads))
-        first: dict[str, Choice] = {}
+        kinds: dict[str, list[Choice]] = {}
         for choice in self._choices(best[0] if best else self.start):
-            if choice is not first.setdefault(choice.kind, choice):
-                self._numbers.append(choice)
+            kinds.setdefault(choice.kind, []).append(choice)
+        first = [next(filter(self._is_payable, each), each[0]) for each in kinds.values()]
+        self._numbers = [one for each in kinds.values() for one in each if one not in first]
         yield from dict.fromkeys([self.start, *best])
         for turn in range(len(self._heads)):
-            for place, choice in enumerate(first.values()):
+            for place, choice in enumerate(first):
                 yield from self._showing(choice, self._heads[(place + turn) % len(self._heads)])
 
     def numbers(self, raced: RaceOutcome) -> Iterator[Contestant]:
@@ -204,6 +208,11 @@ class Candidates:
         self._names.setdefault(text, name)
         self.notes["instructions"].setdefault(self._names[text], text)
         return self._new(name, prompt)
+
+    def _is_payable(self, choice: Choice) -> bool:
+        text, slot = self._heads[0]
+        prompt = replace(choice.prompt, instruction=text, slot=slot)
+        return self._payable(self._contestant(choice.name, prompt))
 
     def _showing(self, choice: Choice, head: _Head) -> list[Contestant]:
         """Demonstrations behind an instruction in its slot."""

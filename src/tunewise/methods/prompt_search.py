@@ -68,7 +68,9 @@ class _Search:
         rows = rows[: self._paid(rows)]
         share = _RACE_SHARE if len(rows) >= _FEWEST_ROWS_TO_SPLIT else 1.0
         self.rows, self.race_rows = parted_rows(rows, share, seed=context.seed)
-        self.candidates = Candidates(context, settings, self.others, self.rows)
+        self.candidates = Candidates(
+            context, settings, self.others, self.rows, self._is_confirmable
+        )
         self.start = self.candidates.start
         self.notes = self.candidates.notes
         self.notes["rounds"] = []
@@ -132,7 +134,7 @@ class _Search:
         else:
             reserve = limit - int(until * (limit - self.aside))
             room = limit - reserve - self.ledger.spent
-            payable = self._confirmable(candidates, (1 - EDITS_UNTIL) * limit, left_out)
+            payable = self._confirmable(candidates, left_out)
             entrants, passed_over = affordable(payable, first=first, most=self.race_rows, room=room)
             left_out += passed_over
         if not entrants and not left_out:
@@ -155,16 +157,22 @@ class _Search:
         return outcome
 
     def _confirmable(
-        self, candidates: Iterable[Contestant], room: float, left_out: list[Contestant]
+        self, candidates: Iterable[Contestant], left_out: list[Contestant]
     ) -> Iterator[Contestant]:
-        """Those that what is left after the races pays to confirm, if they should win."""
-        everything = len(self.rows)
-        fewest = min(_FEWEST_ROWS_TO_CONFIRM, everything - self.race_rows)
+        """Those that can be confirmed; the others are noted."""
         for one in candidates:
-            if len(one.scores) == everything or one.row_cost * fewest <= room:
+            if self._is_confirmable(one):
                 yield one
             else:
                 left_out.append(one)
+
+    def _is_confirmable(self, one: Contestant) -> bool:
+        """Whether what is left after the races pays to confirm it, if it should win."""
+        limit, everything = self.ledger.limit, len(self.rows)
+        if limit is None or len(one.scores) == everything:
+            return True
+        fewest = min(_FEWEST_ROWS_TO_CONFIRM, everything - self.race_rows)
+        return one.row_cost * fewest <= (1 - EDITS_UNTIL) * limit
 
     def _payable(self, winner: Contestant) -> bool:
         """Score a winner on rows that no race used, where there are any; whether that is paid."""

@@ -81,7 +81,7 @@ def choose(
     if is_base(engine, reference):
         require(principal, Right.USE, BASE)
         return Model(principal.tenant, engine.base.name, BASE)
-    tenant, name, version = split_reference(reference)
+    tenant, name, version = _split(reference, principal.tenant)
     own = tenant == principal.tenant
     if own:
         require(principal, Right.USE, name)
@@ -91,14 +91,18 @@ def choose(
     except RegistryError as error:
         if own and not isinstance(error, NotRegisteredError):
             raise  # it is retired, for example
-        raise no_such_model(reference) from error
+        raise _no_such_model(reference, principal.tenant) from error
     if not own:
-        raise no_such_model(reference)
+        raise _no_such_model(reference, principal.tenant)
     return Model(tenant, str(choice), f"{tenant}/{name}", choice, shelf.hold(choice), key)
 
 
-def split_reference(reference: str) -> tuple[str, str, str]:
+def _split(reference: str, asker: str) -> tuple[str, str, str]:
     """Tenant, name and version of a reference; the version is "" where none is given.
+
+    Args:
+        reference: as asked.
+        asker: the tenant who asks.
 
     Raises:
         NotRegisteredError: it cannot name anything.
@@ -106,17 +110,17 @@ def split_reference(reference: str) -> tuple[str, str, str]:
     path, mark, version = reference.partition("@")
     tenant, slash, name = path.partition("/")
     if not (tenant and slash and name) or "/" in name or (mark and not version):
-        raise no_such_model(reference)
+        raise _no_such_model(reference, asker)
     return tenant, name, version
 
 
-def no_such_model(reference: str) -> NotRegisteredError:
-    """The one error for what is not there, not yours, or no name at all."""
+def _no_such_model(reference: str, asker: str) -> NotRegisteredError:
+    """The one error for what is not there, not yours, or no name at all; it names only who asks."""
     return NotRegisteredError(
         "this model does not exist, or your key may not see it",
         found=reference[:MOST_CHARACTERS],
         expected="tenant/name@version, tenant/name@alias, the base, or tenant/name, which is the "
         "version that was promoted",
-        fix="GET /v1/models lists what your key may use; where no version was promoted, name one, "
-        "such as tenant/name@1, or promote it",
+        fix=f"GET /v1/models lists what your key, of the tenant {asker!r}, may use; where no "
+        "version was promoted, name one, such as tenant/name@1, or promote it",
     )
