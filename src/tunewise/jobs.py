@@ -21,7 +21,15 @@ from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.checkpoint import clear_state
 from tunewise.adaptation.store import folder_bytes, load, save
 from tunewise.errors import BudgetTooSmallError, RunError
-from tunewise.measure.files import read_json, read_record, write_json, write_record
+from tunewise.measure.accuracy import Measured
+from tunewise.measure.files import (
+    read_json,
+    read_record,
+    read_results,
+    write_json,
+    write_record,
+    write_results,
+)
 from tunewise.measure.records import FitRecord
 from tunewise.methods._contract import Method
 from tunewise.methods._settings._composed import ARROW, PLUS
@@ -31,6 +39,7 @@ from tunewise.task.types import Row, clusters_of
 
 Job: TypeAlias = tuple[Method, int]
 _FITS, _RECORDS, _CHECKPOINTS = "fits", "records", "checkpoints"
+_JUDGED = ".validation.json"
 # The facts of a fit that its record repeats.
 _REPEATED = (
     "seconds",
@@ -52,8 +61,8 @@ class _Place:
 
     @property
     def scores(self) -> Path:
-        """Where its scores on the validation rows are kept, once a climb asked for them."""
-        return self.facts.with_suffix(".validation.json")
+        """Where its answers to the validation rows are kept, once a climb asked for them."""
+        return self.facts.with_suffix(_JUDGED)
 
     def told(self) -> dict[str, Any]:
         """Its facts.
@@ -147,16 +156,14 @@ class Jobs:
             (n,), 0 to 1.
         """
         place = self._place(method, seed)
-        stored = read_json(place.scores)
-        if stored is None:
-            rows = self.ground.task.fit_view.validation
+        results = read_results(place.scores)
+        if results is None:
             self.reporter.begin(f"judging {method.name}, seed {seed}", *counted, unit="rows")
-            measured = measure(self.ground.base, self._load(place), rows, self.reporter)
-            scores = [result.score for result in measured.results]
-            seconds = measured.milliseconds_per_row * len(rows) / 1000
-            stored = {"scores": scores, "seconds": seconds}
-            write_json(place.scores, stored)
-        return np.array(stored["scores"], dtype=np.float64)
+            judged = self._judge(self._load(place))
+            seconds = judged.milliseconds_per_row * len(judged.results) / 1000
+            results = judged.results
+            write_results(place.scores, results, seconds)
+        return np.array([result.score for result in results], dtype=np.float64)
 
     def clusters(self) -> list[str] | None:
         """(n,) group of each of the rows that `validated` scores, see `clusters_of`."""
@@ -164,7 +171,7 @@ class Jobs:
 
     def is_validated(self, method: Method, seed: int) -> bool:
         """Whether `validated` has its scores already, and needs what was found no more."""
-        return read_json(self._place(method, seed).scores) is not None
+        return read_results(self._place(method, seed).scores) is not None
 
     def drop(self, method: Method, seed: int) -> None:
         """Remove what a fit found, where it was only tried: it may be as large as the base."""
@@ -182,7 +189,9 @@ class Jobs:
         for path in (self.out / _RECORDS).glob("*.json"):
             record = read_record(path)
             if record is not None:
-                answered = len(record.test) + len(record.validation)
+                # What a climb judged is counted with its answers.
+                judged = (self.out / _FITS / f"{path.stem}{_JUDGED}").exists()
+                answered = len(record.test) + (0 if judged else len(record.validation))
                 found += record.milliseconds_per_row * answered / 1000
         return found
 
@@ -200,9 +209,7 @@ class Jobs:
         ground, place = self.ground, self._place(method, seed)
         adaptation = self._load(place)
         test = measure(ground.base, adaptation, rows, self.reporter)
-        validation = measure(
-            ground.base, adaptation, ground.task.fit_view.validation, self.reporter
-        )
+        judged = read_results(place.scores)
         facts = place.told()
         record = FitRecord(
             method=method.name,
@@ -212,7 +219,7 @@ class Jobs:
             settings=dict(adaptation.provenance.settings),
             notes=dict(adaptation.provenance.notes) | {"began_at": facts["began_at"]},
             test=test.results,
-            validation=validation.results,
+            validation=self._judge(adaptation).results if judged is None else judged,
             bytes_on_disk=folder_bytes(place.folder),
             prompt_tokens_per_request=test.prompt_tokens_per_request,
             milliseconds_per_row=test.milliseconds_per_row,
@@ -221,6 +228,11 @@ class Jobs:
         )
         write_record(self._record(method, seed), record)
         return record
+
+    def _judge(self, adaptation: Adaptation) -> Measured:
+        """Answers to the validation rows; nothing is asked of them without a grammar."""
+        rows = self.ground.task.fit_view.validation
+        return measure(self.ground.base, adaptation, rows, self.reporter, free_too=False)
 
     def _place(self, method: Method, seed: int) -> _Place:
         name = _name(method, seed)

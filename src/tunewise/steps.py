@@ -193,15 +193,18 @@ def measure(
     adaptation: Adaptation,
     rows: Sequence[Row],
     reporter: Reporter | None = None,
+    *,
+    free_too: bool = True,
 ) -> Measured:
-    """Answer and score rows with a stored adaptation."""
+    """Answer and score rows with a stored adaptation; see `measure_rows`."""
 
     def report(done: int, total: int) -> None:
         if reporter is not None:
             reporter.work(done, total, "")
 
     with predictor_for(base, adaptation) as predictor:
-        return measure_rows(predictor, rows, adaptation.spec, adaptation.decoding, report)
+        spec, decoding = adaptation.spec, adaptation.decoding
+        return measure_rows(predictor, rows, spec, decoding, report, free_too=free_too)
 
 
 def fit_facts(fitted: Fitted) -> dict[str, Any]:

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from tunewise.errors import StorageError
-from tunewise.measure.files import read_json, read_record, write_json, write_record
+from tunewise.measure.files import (
+    read_json,
+    read_record,
+    read_results,
+    write_json,
+    write_record,
+    write_results,
+)
 from tunewise.measure.memory import PeakMemory
 from tunewise.measure.records import FitRecord, RowResult
 
@@ -64,6 +71,20 @@ def test_records_come_back_equal(tmp_path: Path) -> None:
     write_record(path, replace(RECORD, seed=1))
     assert read_record(path) == replace(RECORD, seed=1)
     assert [each.name for each in path.parent.iterdir()] == ["lora.json"]
+
+
+def test_answered_rows_come_back_equal(tmp_path: Path) -> None:
+    path = tmp_path / "fits" / "lora.validation.json"
+    assert read_results(path) is None
+    given = (*RECORD.test, replace(RECORD.validation[0], group="g"))
+    write_results(path, given, 2.5)
+    assert read_results(path) == given
+    told = read_json(path)
+    assert told is not None
+    assert told["seconds"] == 2.5
+    for other in ({"scores": [1.0]}, {"results": [{"id": "a"}]}, {"results": 3}):
+        write_json(path, other)
+        assert read_results(path) is None
 
 
 def test_groups_are_kept_and_records_without_them_are_what_they_were(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from tunewise import jobs
 from tunewise.adaptation.parts import PromptTextPart
 from tunewise.climb import _for_a_trial, cheapest_within_noise_of_the_best, climb, gains
 from tunewise.errors import BudgetTooSmallError
+from tunewise.jobs import Jobs
+from tunewise.measure.files import read_json, read_record
 from tunewise.methods._registry import find_method
 from tunewise.task.prompt import Demonstration, PromptText
 
@@ -352,6 +354,47 @@ def test_a_climb_for_real_resumes_to_the_same_bytes(
     assert third.code == 0, third.err
     first, second = done.json["entries"], again.json["entries"]
     assert [(e["method"], e["test"]) for e in first] == [(e["method"], e["test"]) for e in second]
+
+
+def test_what_a_climb_judged_is_not_answered_again(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[tuple[str, ...]] = []
+    real = jobs.measure
+
+    def measure(base: Any, adaptation: Any, rows: Any, *a: Any, **k: Any) -> Any:
+        answered.append((adaptation.provenance.method, rows[0].id))
+        return real(base, adaptation, rows, *a, **k)
+
+    monkeypatch.setattr(jobs, "measure", measure)
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
+    flags = ["--methods", "majority,zero_shot,few_shot", "--base", str(tiny_folder), "--json"]
+    flags += ["--seeds", "1", "--budget", "20k", "--questions", "none"]
+    climbed = tunewise("compare", data, "--out", tmp_path / "climb", *flags, "--climb")
+    assert climbed.code == 0, climbed.err
+    assert len(answered) == len(set(answered)) == 6
+    everything = tunewise("compare", data, "--out", tmp_path / "all", *flags)
+    assert everything.code == 0, everything.err
+    for name in ("majority", "zero_shot", "few_shot"):
+        one, other = (
+            read_record(tmp_path / folder / "records" / f"{name}-seed0.json")
+            for folder in ("climb", "all")
+        )
+        assert one is not None
+        assert other is not None
+        assert one.validation == other.validation
+    # What fits and answers took, each row once: a climb judges what calls the base.
+    seconds = 0.0
+    for path in (tmp_path / "climb" / "records").iterdir():
+        record = read_record(path)
+        assert record is not None
+        judged = read_json(tmp_path / "climb" / "fits" / f"{path.stem}.validation.json")
+        assert (judged is None) == (record.method == "majority")
+        rows = len(record.test) + (len(record.validation) if judged is None else 0)
+        seconds += record.seconds + record.milliseconds_per_row * rows / 1000
+        seconds += 0.0 if judged is None else judged["seconds"]
+    run = Jobs(None, {}, 0, tmp_path / "climb", None)  # type: ignore[arg-type]  # reads files only
+    assert run.seconds() == pytest.approx(seconds)
 
 
 def test_a_climb_that_nothing_can_be_paid_for_leaves_no_folder(

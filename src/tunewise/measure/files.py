@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def write_record(path: Path, record: FitRecord) -> None:
     """Store one measured fit; what has no group is stored as it was before there were any."""
     content = asdict(record)
-    for result in (*content["test"], *content["validation"]):
-        if result["group"] is None:
-            del result["group"]
+    for name in ("test", "validation"):
+        content[name] = [_as_stored(result) for result in content[name]]
     write_json(path, content)
 
 
@@ -59,9 +58,32 @@ def read_record(path: Path) -> FitRecord | None:
         return None
     try:
         for name in ("test", "validation"):
-            content[name] = tuple(RowResult(**result) for result in content[name])
+            content[name] = _results(content[name])
         content["parts"] = tuple(content["parts"])
         content["curve"] = tuple(content["curve"])
         return FitRecord(**content)
     except (KeyError, TypeError):
         return None  # it is none of ours, or of another version: measured again
+
+
+def write_results(path: Path, results: Iterable[RowResult], seconds: float) -> None:
+    """Store answered rows, and how long answering took."""
+    rows = [_as_stored(asdict(result)) for result in results]
+    write_json(path, {"results": rows, "seconds": seconds})
+
+
+def read_results(path: Path) -> tuple[RowResult, ...] | None:
+    """Stored answered rows, or None where there are none that can be read."""
+    content = read_json(path)
+    try:
+        return None if content is None else _results(content["results"])
+    except (KeyError, TypeError):
+        return None  # of another version: answered again
+
+
+def _as_stored(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "group" or value is not None}
+
+
+def _results(stored: Iterable[Mapping[str, Any]]) -> tuple[RowResult, ...]:
+    return tuple(RowResult(**result) for result in stored)

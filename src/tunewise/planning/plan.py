@@ -183,7 +183,9 @@ def answer_work(task: PlannedTask, *, trained: bool, tested: bool = True) -> tup
     if not tested:
         return ours
     theirs = loaded.test.checked(lambda rows: _answering(task, rows, trained))
-    return ours[0] + theirs[0], ours[1] + theirs[1]
+    # Test rows are answered twice where the answer is JSON, with and without its grammar.
+    times = 2 if task.decoding.mode == "json" else 1
+    return ours[0] + times * theirs[0], ours[1] + times * theirs[1]
 
 
 def _answering(task: PlannedTask, rows: Sequence[Row], trained: bool) -> tuple[int, int]:
@@ -197,9 +199,8 @@ def _answering(task: PlannedTask, rows: Sequence[Row], trained: bool) -> tuple[i
     answers = [len(renderer.answer_tokens(row.output)) for row in rows]
     if not trained and decoding.mode != "trie":
         answers = [decoding.max_new_tokens] * len(rows)
-    # The first token comes with the prompt. JSON is answered twice, with and without its grammar.
-    times = 2 if decoding.mode == "json" else 1
-    return times * positions, times * (sum(answers) - len(rows))
+    # The first token comes with the prompt.
+    return positions, sum(answers) - len(rows)
 
 
 def _held_bytes(task: PlannedTask, work: Work, pace: Pace, forward_bytes: float) -> int:
