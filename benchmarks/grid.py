@@ -3,9 +3,11 @@
     python -m benchmarks.grid                       # every case, some hours; goes on where it was
     python -m benchmarks.grid --only reviews3-300   # some of them
     python -m benchmarks.grid --plan                # the cases, and which of them are there
+    python -m benchmarks.grid --base gemma3-270m    # the same on another base
 
 A case lies in `runs/grid/SET-SIZE`. The recommendation's regret (`regret.py`) and the odds of
-`tunewise advise` (`odds.py`) are read from these runs. What is kept of a case are the answers to
+`tunewise advise` (`odds.py`) are read from these runs; those of another base lie in
+`runs/grid-BASE` and are read for the claims alone. What is kept of a case are the answers to
 every row, from which any table can be computed again; the adaptations themselves are removed.
 """
 
@@ -25,6 +27,7 @@ import numpy as np
 
 from benchmarks.records import write
 from benchmarks.workloads import DATA, REPOSITORY
+from tunewise.config import DEFAULT_BASE
 
 RUNS = REPOSITORY / "runs" / "grid"
 SIZES = ("50", "300", "all")
@@ -61,15 +64,17 @@ SETS = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One set at one size."""
+    """One set at one size, on one base."""
 
     name: str
     size: str
+    base: str = DEFAULT_BASE
 
     @property
     def folder(self) -> Path:
         """Where its run lies."""
-        return RUNS / f"{self.name}-{self.size}"
+        runs = RUNS if self.base == DEFAULT_BASE else RUNS.with_name(f"{RUNS.name}-{self.base}")
+        return runs / f"{self.name}-{self.size}"
 
     @property
     def is_there(self) -> bool:
@@ -77,9 +82,9 @@ class Case:
         return (self.folder / "comparison.json").exists()
 
 
-def cases() -> list[Case]:
+def cases(base: str = DEFAULT_BASE) -> list[Case]:
     """All cases in the order they run."""
-    return [Case(name, size) for size in SIZES for name in SETS]
+    return [Case(name, size, base) for size in SIZES for name in SETS]
 
 
 def main() -> int:
@@ -87,10 +92,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grid", description=__doc__)
     parser.add_argument("--only", help="cases such as reviews3-50, separated by commas")
     parser.add_argument("--plan", action="store_true", help="run nothing")
+    parser.add_argument("--base", default=DEFAULT_BASE, help="short name of a base model")
     parser.add_argument("flags", nargs="*", help="further flags of `tunewise compare`, after --")
     asked = parser.parse_args()
     wanted = None if asked.only is None else asked.only.split(",")
-    known = {f"{case.name}-{case.size}": case for case in cases()}
+    known = {f"{case.name}-{case.size}": case for case in cases(asked.base)}
     unknown = [name for name in ([] if wanted is None else wanted) if name not in known]
     if unknown:
         _say(f"no such case: {', '.join(unknown)}; there are {', '.join(known)}")
@@ -115,6 +121,8 @@ def run(case: Case, flags: Sequence[str] = ()) -> int:
     command = ["compare", str(data.relative_to(REPOSITORY))]
     command += ["--out", str(case.folder.relative_to(REPOSITORY)), "--all", "--budget", BUDGET]
     command += ["--seeds", "1", "--input", "input"]
+    if case.base != DEFAULT_BASE:
+        command += ["--base", case.base]
     command += ["--output", "output", "--name", case.name, "--questions", "none", *flags]
     _say(shlex.join(["tunewise", *command]))
     entry = [sys.executable, "-m", "tunewise.cli"]

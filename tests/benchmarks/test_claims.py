@@ -124,6 +124,18 @@ def test_every_claim_has_a_section_and_absent_figures_say_so() -> None:
     assert text.count("Not measured: ") == len(CLAIMS)
 
 
+def test_figures_of_another_base_stand_apart() -> None:
+    claim = CLAIMS[0].text
+    ours = [replace(AYE, claim=claim, base="smollm2-135m", run=f"set {n}") for n in range(3)]
+    theirs = [replace(NO, claim=claim, base="other-1b", run="set 0")]
+    text = "\n".join(page([*ours, *theirs]))
+    assert f"| 1 | {claim} | **holds** | 3 | 0 | 0 |" in text
+    section = text.split(f"## 1. {claim}")[1].split("## 2.")[0]
+    assert section.index("| for |") < section.index("On other-1b: **open**.")
+    assert section.count("| set | rows to fit |") == 2
+    assert section.count("| against |") == 1
+
+
 def test_the_committed_page_is_what_the_kept_figures_give() -> None:
     root = Path(__file__).parents[2]
     kept = json.loads((root / "benchmarks" / "claims.json").read_text(encoding="utf-8"))
