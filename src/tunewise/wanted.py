@@ -25,6 +25,10 @@ from tunewise.steps import Ground, check_method
 from tunewise.task.task import LoadedTask
 from tunewise.task.warnings import with_test
 
+# Of a time, what all questions may have before fits get smaller for them: a comparison of fits that
+# hardly trained answers nothing, and a question that was left out can be asked later.
+_QUESTIONS_SHARE = 0.5
+
 
 def methods_of(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
     """The methods of a run, and their settings by name.
@@ -142,7 +146,8 @@ def settle(
             some = timed.on(answering(config, ground, rows))
             return plan_of(config, some, (), plan.budget).totals["measure_seconds"]
 
-        rows = rows_within(there, cache(takes), seconds)
+        kept = 0.0 if questions_time(config) is None else _QUESTIONS_SHARE
+        rows = rows_within(there, cache(takes), (1 - kept) * seconds)
         if rows < there:
             plan = _plan_within(config, timed.on(answering(config, ground, rows)), seconds)
     short = plan.seconds > seconds
@@ -201,8 +206,17 @@ def plan_of(
     totals = found.totals
     passes = _guess(questions_of(config), int(totals["token_passes"]), budget, planner.ground)
     # Most of it is fits again, and their pace is known.
-    seconds = passes * totals["fit_seconds"] / max(totals["token_passes"], 1)
-    return replace(found, questions_passes=passes, questions_seconds=seconds, guessed=True)
+    pace = totals["fit_seconds"] / max(totals["token_passes"], 1)
+    time = questions_time(config)
+    if time is None or passes * pace <= _QUESTIONS_SHARE * time:
+        return replace(
+            found, questions_passes=passes, questions_seconds=passes * pace, guessed=True
+        )
+    kept = _QUESTIONS_SHARE * time
+    passes = round(kept / pace)
+    return replace(
+        found, questions_passes=passes, questions_seconds=kept, guessed=True, questions_cut=True
+    )
 
 
 def beforehand(asked: Sequence[Asked], jobs: Sequence[Job], budget: int, ground: Ground) -> str:

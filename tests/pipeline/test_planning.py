@@ -379,6 +379,7 @@ def test_the_plan_is_json() -> None:
         "at_most_token_passes": 0,
         "seconds": 0.0,
         "guessed": False,
+        "cut": False,
     }
 
 

@@ -135,8 +135,13 @@ def test_a_time_holds_for_what_is_asked_too(tmp_path: Path, tiny_folder: Path) -
     for asked in ("--evidence", "forgetting"):
         assert plans[asked]["questions"]["guessed"]
         assert plans[asked]["questions"]["at_most_token_passes"] > 0
-    budgets = {name: plan["budget"]["per_method"] for name, plan in plans.items()}
-    assert budgets["--evidence"] < budgets["none"]
+    totals = plans["--evidence"]["totals"]
+    assert totals["fit_seconds"] + totals["measure_seconds"] <= 6.0
+    # Half of the time at most is kept for them, so that fits are worth asking about.
+    told = plans["--evidence"]["questions"]
+    assert told["cut"]
+    assert told["seconds"] == pytest.approx(6.0)
+    assert not plans["forgetting"]["questions"]["cut"]
     # What no time pays for is left out and told; what is named is asked all the same.
     always = (*always[:-1], "0.0001min", "--out", tmp_path / "run")
     done = tunewise("compare", data, *always, "--evidence")

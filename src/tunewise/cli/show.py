@@ -152,6 +152,7 @@ def _questions_planned(plan: RunPlan) -> str:
         return (
             f"and questions: about {plan.questions_passes:,} token passes, about "
             f"{duration(plan.questions_seconds)}; they are counted once the fits are there"
+            + (", and those that take the run past its time left out" if plan.questions_cut else "")
         )
     return (
         f"and questions: at most {plan.questions_passes:,} token passes, about "

@@ -58,6 +58,8 @@ class RunPlan:
         calibration_seconds: how long timing this machine took.
         questions_passes: token passes that the questions behind the comparison take at most.
         questions_seconds: what so many passes take.
+        questions_cut: whether some of the questions would take the run past its time, and so are
+            not counted: they are left out.
         guessed: whether these two are no limit but a guess, by the shares that questions have:
             those that are named count their work once the fits are there.
         climbs: whether the jobs are the most that a climb makes, and not what it will make.
@@ -71,6 +73,7 @@ class RunPlan:
     questions_passes: int = 0
     questions_seconds: float = 0.0
     guessed: bool = False
+    questions_cut: bool = False
     climbs: bool = False
     data_warnings: tuple[str, ...] = ()
 
@@ -105,5 +108,6 @@ class RunPlan:
                 "at_most_token_passes": self.questions_passes,
                 "seconds": self.questions_seconds,
                 "guessed": self.guessed,
+                "cut": self.questions_cut,
             },
         }

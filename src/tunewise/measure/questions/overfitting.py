@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tunewise.adaptation.parts import ShallowModelPart
 from tunewise.adaptation.predict import BasePredictor, needs_base
 from tunewise.measure.evidence import Answered, Measurement, Picture, Point, TextTable, absent
 from tunewise.measure.questions._contract import QuestionContext, QuestionSettings, Subject
@@ -73,15 +74,20 @@ class Overfitting:
 
     def measure(self, context: QuestionContext, settings: OverfittingSettings) -> Answered:
         """See `Question.measure`."""
-        rows = sampled(context.view.train, settings.train_rows)
+        some = sampled(context.view.train, settings.train_rows)
         found: list[Measurement] = []
         shown: list[tuple[str, str, str]] = []
         for name, subject in context.chosen().items():
+            # What calls no model answers all of them at no price: of few rows, those that happen to
+            # have the most frequent answer look like something that was learned.
+            calls_base = ShallowModelPart.kind not in subject.record.parts
+            rows = some if calls_base else context.view.train
 
-            def make(subject: Subject = subject) -> Mapping[str, Any]:
+            def make(subject: Subject = subject, rows: Sequence[Row] = rows) -> Mapping[str, Any]:
                 return _looked(context, settings, subject, rows)
 
-            seen = context.once(f"{name} on rows it was fitted on", make)
+            which = "rows" if calls_base else "all rows"
+            seen = context.once(f"{name} on {which} it was fitted on", make)
             train = [RowResult(**each) for each in seen["train"]]
             found += _gap(name, subject, train, rows, context.test)
             found += _heart(name, subject, seen, (context.view.train, context.test))
@@ -155,7 +161,7 @@ def _gap(
             SCORE,
             fitted.value,
             len(train),
-            "on a seeded sample of training rows",
+            "on training rows: a seeded sample, all where no model is called",
             fitted.low,
             fitted.high,
             True,
