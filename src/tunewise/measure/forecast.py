@@ -16,9 +16,10 @@ from tunewise.measure.records import FitRecord
 
 # The run's own pace weighs as much as this part of all that is planned.
 _PRIOR = 0.05
-# Of the default budget for such rows: about what a question takes to answer, whatever the run's own
-# budget is. Of the run's: the least of one that fits again besides, for its first two entries.
-_ANSWERING, _FITTING = 0.4, 3.0
+# Of the default budget for such rows: about what a question takes that only answers, whatever the
+# run's own budget is, and what one answers that fits again. Of the run's: the least of its fits, for
+# its first two entries.
+_ANSWERING, _ANSWERING_FITS, _FITTING = 0.4, 0.2, 3.0
 
 
 @dataclass(slots=True)
@@ -71,9 +72,10 @@ def guess(settings: Iterable[Any], fits_passes: int, budget: int, usual: int) ->
         if not each.runs_model:
             continue
         share = getattr(each, "share", None)
-        found += _ANSWERING * usual
-        if share is not None:
-            found += max(share * fits_passes, _FITTING * budget)
+        if share is None:
+            found += _ANSWERING * usual
+        else:
+            found += _ANSWERING_FITS * usual + max(share * fits_passes, _FITTING * budget)
     return round(found)
 
 
