@@ -183,6 +183,50 @@ def test_trials_take_smaller_steps_where_the_fit_may(
     assert context.ledger.spent <= 40_000
 
 
+def test_a_small_budget_is_for_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 15,000 passes two judgements of 128 rows took what half of the steps would have."""
+    view, base = planted_view(48, 128), base_of()
+    start = fit(base, "zero_shot", view, instruction="Answer.")
+    method = find_method("soft_prompt")
+
+    def judged(limit: int | None) -> tuple[int, int]:
+        context = context_of(base, view, start=start, limit=limit)
+        plain = replace(context, start=None)
+        found = _starts._judged(context, plain, method.Settings())
+        assert found is not None
+        assert found[0].rows == found[1].rows
+        assert all(len(one.scores) == len(one.rows) for one in found)
+        return len(found[0].rows), context.ledger.spent
+
+    rows, spent = judged(None)
+    assert rows == 128
+    # About a tenth is for judging both, but 32 rows at least.
+    some, took = judged(5 * spent)
+    assert 32 < some < 128
+    assert took <= 0.11 * 5 * spent
+    assert judged(2 * spent)[0] == 32
+    # What is trained is judged on the same rows.
+    seen: list[int] = []
+    monkeypatch.setattr(EitherStart, "_trials", lambda *a: None)
+
+    def trained(self: Any, context: FitContext, settings: Any) -> Adaptation:
+        seen.append(settings.validation_rows)
+        return start
+
+    monkeypatch.setattr(type(method), "fit", trained)
+    monkeypatch.setattr(_starts, "_below", lambda *a: False)
+    EitherStart(method).fit(context_of(base, view, start=start, limit=5 * spent), method.Settings())
+    assert seen == [some]
+
+
+def test_a_search_that_came_home_with_the_instruction_is_not_judged_twice() -> None:
+    base = base_of()
+    start = fit(base, "zero_shot", VIEW)
+    got = either(context_of(base, VIEW, start=start), steps=2)
+    assert "starts" not in got.provenance.notes
+    assert_same(got, fit(base, "soft_prompt", VIEW, start=start, **QUICK, steps=2))
+
+
 @pytest.mark.parametrize("start", ["none", "trained"])
 def test_without_a_searched_prompt_it_is_the_method(start: str) -> None:
     base = base_of()

@@ -17,8 +17,8 @@ from tunewise.measure.records import FitRecord
 # The run's own pace weighs as much as this part of all that is planned.
 _PRIOR = 0.05
 # Of the default budget for such rows: about what a question takes that only answers, whatever the
-# run's own budget is, and what one answers that fits again. Of the run's: the least of its fits, for
-# its first two entries.
+# run's own budget is, and what one answers that fits again. Of the run's: the least of the fits of
+# such a one, for its first two entries.
 _ANSWERING, _ANSWERING_FITS, _FITTING = 0.4, 0.2, 3.0
 
 

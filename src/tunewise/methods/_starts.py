@@ -27,12 +27,17 @@ _NOISE = 2.0
 # A trial ends where the rise of the learning rate has; both together take a quarter of the budget.
 _TRIAL_STEPS = 8
 _TRIAL_SHARE = 0.125
+# Of the budget, what judging both starts may take before fewer rows are judged, and rows below
+# which they tell too little: on a small budget they would take what is there for steps.
+_JUDGING_SHARE = 0.1
+_FEWEST_JUDGED = 32
 
 
 class EitherStart:
     """A trained method that is given a searched prompt and may begin at the plain instruction.
 
-    Step 0 of both is judged on the validation rows of a judgement, and the lower loss is taken.
+    Step 0 of both is judged on the validation rows of a judgement, fewer on a small budget, and the
+    lower loss is taken; what is then trained is judged on the same rows.
     Where they are within the noise of each other a few steps from each decide, if an eighth of
     the budget pays for either. It never ends below the given start: where training from the
     instruction does not come up to it, the given start itself is what was found.
@@ -52,10 +57,13 @@ class EitherStart:
         if given is None or given.kinds != ("prompt_text",):
             return self.method.fit(context, settings)
         plain = replace(context, start=None)
+        if context.starting_prompt() == plain.starting_prompt():
+            return self.method.fit(context, settings)  # a search came home with the instruction
         judged = _judged(context, plain, settings)
         if judged is None:
             return self.method.fit(context, settings)
         searched, instruction = judged
+        settings = settings.model_copy(update={"validation_rows": len(searched.rows)})
         ahead = searched.losses() - instruction.losses()
         error = paired_error(ahead, clusters_of(searched.rows))
         within = abs(float(ahead.mean())) <= _NOISE * error
@@ -85,7 +93,7 @@ class EitherStart:
         ledger = context.ledger
         share = None if ledger.remaining is None else int(_TRIAL_SHARE * ledger.remaining)
         short = {"steps": _TRIAL_STEPS, "judgements": 1}
-        rows = max(1, settings.validation_rows // 2)
+        rows = max(_FEWEST_JUDGED, settings.validation_rows // 2)
         asked = settings.batch_size is not None or settings.steps is not None
         for batch_size in (settings.batch_size,) if asked else BATCH_SIZES:
             update = short | {"validation_rows": rows, "batch_size": batch_size}
@@ -122,20 +130,29 @@ def _judged(
     context: FitContext, plain: FitContext, settings: TrainingSettings
 ) -> tuple[Contestant, Contestant] | None:
     """Both starts on the rows that the training will be judged on; None where that is too dear."""
-    view = context.view
-    rows = sample_rows(view.validation, settings.validation_rows, seed=context.seed)
-    both = (
+    both = _both(context, plain, settings.validation_rows)
+    count, ledger = len(both[0].rows), context.ledger
+    wanted, remaining = sum(one.cost(count) for one in both), ledger.remaining
+    if remaining is not None and wanted > _JUDGING_SHARE * remaining:
+        fewer = max(_FEWEST_JUDGED, int(count * _JUDGING_SHARE * remaining / wanted))
+        both = _both(context, plain, min(count, fewer))
+        count = len(both[0].rows)
+    if not all(one.fits for one in both):
+        return None
+    if not ledger.covers(sum(one.cost(count) for one in both)):
+        return None
+    for one in both:
+        one.extend(count)
+        one.release()
+    return both
+
+
+def _both(context: FitContext, plain: FitContext, most: int) -> tuple[Contestant, Contestant]:
+    rows = sample_rows(context.view.validation, most, seed=context.seed)
+    return (
         Contestant(context, "given", context.starting_prompt(), (), rows),
         Contestant(plain, "instruction", plain.starting_prompt(), (), rows),
     )
-    if not all(one.fits for one in both):
-        return None
-    if not context.ledger.covers(sum(one.cost(len(rows)) for one in both)):
-        return None
-    for one in both:
-        one.extend(len(rows))
-        one.release()
-    return both
 
 
 def _below(found: Adaptation, start: Verdict) -> bool:
