@@ -47,10 +47,12 @@ def plant(
     instruction: float,
     verdict: float = 9.0,
     groups: int = 24,
+    examples: int = 0,
 ) -> None:
     """Step 0 of either start has these losses, row by row with the same noise apart from them.
 
-    The rows stand in so many groups, those of like noise in one.
+    The rows stand in so many groups, those of like noise in one. Of the given start examples of so
+    many positions stand before every row, which has 10.
     """
     rows = tuple(
         replace(row, group=f"text {at * groups // 24}") for at, row in enumerate(VIEW.validation)
@@ -60,6 +62,8 @@ def plant(
         def of(loss: float, sign: int) -> Any:
             return SimpleNamespace(
                 rows=rows,
+                row_cost=10.0,
+                standing=examples if sign > 0 else 0,
                 losses=lambda: loss + sign * ERRORS,
                 verdict=lambda: Verdict(0.0, verdict, Decoding("score")),
             )
@@ -217,6 +221,37 @@ def test_a_small_budget_is_for_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_starts, "_below", lambda *a: False)
     EitherStart(method).fit(context_of(base, view, start=start, limit=5 * spent), method.Settings())
     assert seen == [some]
+
+
+@pytest.mark.parametrize(
+    ("examples", "limit", "given", "steps", "taken"),
+    [
+        (400, 12_000, 0.5, None, "instruction, as few steps"),  # 12 steps of 8 rows, there and back
+        (400, 12_000, 1.01, None, "instruction, as few steps"),
+        (400, 12_000, 0.5, 2, "given"),  # so many were asked for
+        (400, None, 0.5, None, "given"),
+        (200, 12_000, 0.5, None, "given"),  # 21
+        (19, 2_000, 0.5, None, "given"),  # few as well behind the instruction
+    ],
+)
+def test_behind_examples_that_leave_few_steps_it_does_not_begin(
+    examples: int,
+    limit: int | None,
+    given: float,
+    steps: int | None,
+    taken: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """24,000 passes paid for 7 steps behind 8 examples: lora had 60.5, and 79.5 without them."""
+    plant(monkeypatch, given=given, instruction=1.0, examples=examples)
+    base = base_of()
+    start, method = another(base), find_method("soft_prompt")
+    monkeypatch.setattr(type(method), "fit", lambda self, context, settings: start)
+    monkeypatch.setattr(_starts, "_below", lambda *a: False)
+    monkeypatch.setattr(EitherStart, "_trials", lambda *a: None)
+    context = context_of(base, VIEW, start=start, limit=limit)
+    told = either(context, batch_size=None, steps=steps).provenance.notes["starts"]
+    assert told["taken"].startswith(taken)
 
 
 def test_a_search_that_came_home_with_the_instruction_is_not_judged_twice() -> None:

@@ -54,6 +54,7 @@ class Contestant:
     Attributes:
         rows: as given.
         row_cost: positions of a row in the mean, its answer left out.
+        standing: positions that stand before every row.
         price: of a request, in positions: the row's own and a twentieth of the shared ones, to
             two digits, since a difference of a few tokens decides nothing.
         fits: whether all rows fit the context.
@@ -72,7 +73,7 @@ class Contestant:
         self.examples = tuple(example(self.renderer, row) for row in rows)
         own = sum(len(each.row) for each in self.examples) / len(rows)
         self.row_cost = own
-        before = standing_positions(self.renderer, others)
+        self.standing = before = standing_positions(self.renderer, others)
         self.price = float(f"{own + SHARED_PRICE * before:.2g}")
         self.decoding = default_decoding(context.view.spec, self.renderer, context.view.train)
         self.scores: list[Any] = []

@@ -31,16 +31,20 @@ _TRIAL_SHARE = 0.125
 # which they tell too little: on a small budget they would take what is there for steps.
 _JUDGING_SHARE = 0.1
 _FEWEST_JUDGED = 32
+# Fewer steps hardly train, as the climb has it; of so many rows where the size is not given. A step
+# that is dearer by less than so much makes no difference.
+_FEW_STEPS, _STEP_ROWS, _DEARER = 16, 8, 1.25
 
 
 class EitherStart:
     """A trained method that is given a searched prompt and may begin at the plain instruction.
 
     Step 0 of both is judged on the validation rows of a judgement, fewer on a small budget, and the
-    lower loss is taken; what is then trained is judged on the same rows.
-    Where they are within the noise of each other a few steps from each decide, if an eighth of
-    the budget pays for either. It never ends below the given start: where training from the
-    instruction does not come up to it, the given start itself is what was found.
+    lower loss is taken; what is then trained is judged on the same rows. Where they are within the
+    noise of each other a few steps from each decide, if an eighth of the budget pays for either.
+    Behind examples that make steps so dear that few are left nothing would be learned: then it
+    begins at the instruction, whatever both lose. It never ends below the given start: where
+    training from the instruction does not come up to it, the given start itself is what was found.
 
     Args:
         method: one that trains, with the settings of a training.
@@ -71,13 +75,16 @@ class EitherStart:
             "given": float(searched.losses().mean()),
             "instruction": float(instruction.losses().mean()),
         }
-        trials = self._trials(context, plain, settings) if within else None
+        dear = _too_dear(searched, instruction, context.ledger.remaining, settings)
+        trials = self._trials(context, plain, settings) if within and not dear else None
         if trials is None:
-            takes_plain = float(ahead.mean()) > 0
+            takes_plain = dear or float(ahead.mean()) > 0
         else:
             told["trials"] = {"given": trials[0], "instruction": trials[1]}
             takes_plain = trials[1] < trials[0]
         told["taken"] = "instruction" if takes_plain else "given"
+        if dear:
+            told["taken"] = "instruction, as few steps are paid for behind the given prompt"
         found = self.method.fit(plain if takes_plain else context, settings)
         if takes_plain and _below(found, searched.verdict()):
             told["taken"] = "given, which training from the instruction did not come up to"
@@ -153,6 +160,17 @@ def _both(context: FitContext, plain: FitContext, most: int) -> tuple[Contestant
         Contestant(context, "given", context.starting_prompt(), (), rows),
         Contestant(plain, "instruction", plain.starting_prompt(), (), rows),
     )
+
+
+def _too_dear(
+    given: Contestant, instruction: Contestant, remaining: int | None, settings: TrainingSettings
+) -> bool:
+    """Whether steps behind the given prompt are few, and dearer than behind the instruction."""
+    size = _STEP_ROWS if settings.batch_size is None else settings.batch_size
+    behind, plain = (one.standing + size * one.row_cost for one in (given, instruction))
+    # There and back.
+    few = remaining is not None and remaining < _FEW_STEPS * 2 * behind
+    return few and settings.steps is None and behind > _DEARER * plain
 
 
 def _below(found: Adaptation, start: Verdict) -> bool:
