@@ -35,7 +35,7 @@ _FEWEST_ROWS_TO_SPLIT = 48
 _FEWEST_ROWS_TO_CONFIRM = 24
 # Of the budget, what scoring the start may take: on a small one, fewer validation rows are looked
 # at, or nothing but the start could be.
-_START_SHARE = 0.2
+_START_SHARE = 0.1
 
 
 class PromptSearch:
