@@ -18,6 +18,7 @@ from tunewise.cli.serve_engine import MIB, check_engine, engine_options, make_en
 from tunewise.cli.serve_replicas import check_replicas, replica_options, run_replicas
 from tunewise.config import DEFAULT_BASE
 from tunewise.errors import ConfigError
+from tunewise.model.dtypes import check_dtype
 
 if TYPE_CHECKING:
     from tunewise.adaptation.bundle import Adaptation
@@ -88,6 +89,7 @@ def serve_command(**values: Any) -> None:
         ) from error
     check_engine(values)
     check_replicas(values)
+    check_dtype(values["dtype"])
     handlers_to(sys.stderr)
     if values["replicas"] is not None:
         run_replicas(_service, _settings(values), values)
@@ -138,7 +140,7 @@ def _service(values: dict[str, Any]) -> Service:
     from tunewise.serve.registry.registry import Registry, default_place
     from tunewise.serve.tenants.store import TenantStore
 
-    tracer = tracer_from_environment()
+    settings, tracer = _settings(values), tracer_from_environment()
     place = default_place() if values["place"] is None else values["place"]
     registry = Registry.open(place, files=values["files"])
     store = None if values["unlocked"] else TenantStore(keys_place(values["keys"], place))
@@ -156,7 +158,7 @@ def _service(values: dict[str, Any]) -> Service:
         holder=f"server on {socket.gethostname()}, process {os.getpid()}",
         check=check,
     )
-    return Service(engine, shelf, store, _settings(values), tracer)
+    return Service(engine, shelf, store, settings, tracer)
 
 
 class _Probes:
