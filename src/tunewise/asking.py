@@ -291,8 +291,8 @@ class _Room:
                 f"{NOT_ASKED}it takes {takes}, and {self.left:,} are left of what is asked unless "
                 f"named; {asks} or `--evidence` asks it"
             )
-        minutes, left = plan.planned_passes * self.pace, self.left * self.pace
+        seconds, left = plan.planned_passes * self.pace, self.left * self.pace
         return (
-            f"{NOT_ASKED}it takes {takes}, about {duration(minutes)}, and {duration(left)} are "
+            f"{NOT_ASKED}it takes {takes}, about {duration(seconds)}, and {duration(left)} are "
             f"left of the run's time; {asks} asks it whatever it takes"
         )

@@ -234,7 +234,9 @@ def _announce(
     for warning in jobs.ground.check.warnings:
         jobs.reporter.say(f"mind: {warning}")
     if questions and questions_limit(config, jobs.budget) is None:
-        jobs.reporter.say(beforehand(questions, asked, jobs.budget, jobs.ground))
+        told = beforehand(questions, asked, jobs.budget, jobs.ground)
+        in_time = f", as far as {config.budget} pay for them" if questions_time(config) else ""
+        jobs.reporter.say(f"{told}{in_time}")
 
 
 def _fit(

@@ -40,7 +40,7 @@ class EitherStart:
     """A trained method that is given a searched prompt and may begin at the plain instruction.
 
     Step 0 of both is judged on the validation rows of a judgement, fewer on a small budget, and the
-    lower loss is taken; what is then trained is judged on the same rows. Where they are within the
+    lower loss is taken; what is then trained is judged on no more. Where they are within the
     noise of each other a few steps from each decide, if an eighth of the budget pays for either.
     Behind examples that make steps so dear that few are left nothing would be learned: then it
     begins at the instruction, whatever both lose. It never ends below the given start: where
