@@ -88,7 +88,7 @@ def compare(
     task = load_task(config.source, config.options)
     plan = config.plan(task.data_hash)
     check_out(out, plan)
-    asked, skipped = jobs_of(chosen, task, config.seeds)
+    asked, skipped = jobs_of(chosen, task, config)
     ground = stand_on(task, config.base, config.dtype)
     identity = config.identity(task.data_hash, ground.base.fingerprint, ground.base.dtype_name)
     there = out.exists()
@@ -188,7 +188,7 @@ def _planned(config: RunConfig) -> tuple[Ground, RunPlan]:
     """Base and task of a run, and what it would cost."""
     chosen, settings = methods_of(config)
     task = load_task(config.source, config.options)
-    asked, skipped = jobs_of(chosen, task, config.seeds)
+    asked, skipped = jobs_of(chosen, task, config)
     ground = stand_on(task, config.base, config.dtype)
     planner = Planner(ground, asked, settings)
     settled = settle(config, ground, lambda: planner)

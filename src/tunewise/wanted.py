@@ -51,16 +51,21 @@ def methods_of(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
 
 
 def jobs_of(
-    methods: Sequence[Method], task: LoadedTask, seeds: Sequence[int]
+    methods: Sequence[Method], task: LoadedTask, config: RunConfig
 ) -> tuple[list[Job], list[SkippedMethod]]:
     """Fits to be run, cheap methods first, and methods that cannot run here.
+
+    What is for other kinds of task is passed over without a word where no methods were named.
 
     Raises:
         ConfigError: none can.
     """
     asked: list[Job] = []
     skipped = []
+    seeds = config.seeds
     for method in sorted(methods, key=lambda each: (each.needs.gradients, each.needs.base)):
+        if not config.methods and task.spec.kind not in method.needs.kinds:
+            continue
         try:
             check_method(method, task.fit_view)
         except (ConfigError, DataError) as error:
