@@ -159,6 +159,7 @@ def test_what_was_not_tried_on_its_base_does_not_pass(registry: Registry, tmp_pa
     with pytest.raises(GateRefusedError) as caught:
         registry.promote("acme/x@1", "ann")
     assert "tried on its base" in caught.value.found
+    assert "register it again" in caught.value.fix
     registered(registry, tmp_path, "acme/x")  # registered again, and asked this time
     assert registry.promote("acme/x@1", "ann")[1].passed
 

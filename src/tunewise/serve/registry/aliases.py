@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from tunewise.errors import ConfigError, GateRefusedError, RegistryError
 from tunewise.serve.registry import audit, lookup, tables, trials
-from tunewise.serve.registry.gate import MARGIN, Verdict, judge
+from tunewise.serve.registry.gate import MARGIN, Verdict, judge, probe_report
 from tunewise.serve.registry.names import DEFAULT_ALIAS, Name, Reference
 from tunewise.serve.registry.records import READY, RETIRED, Alias, Target, Version
 
@@ -65,13 +65,18 @@ def promote(
         present = lookup.find_version(connection, Reference(version.name, number=before.stable))
     verdict = judge(connection, version, present, promotion.margin)
     if not verdict.passed and not promotion.reason.strip():
+        expected = (
+            f"as good as the version in place, within {100 * promotion.margin:.1f} points, on "
+            "stored rows"
+        )
+        fix = "measure both on more of the same rows (`tunewise registry measure`)"
+        if probe_report(connection, version) is None:
+            expected, fix = "answers beside its base's", "register it again without --no-probes"
         raise GateRefusedError(
             f"{version} is not promoted to {promotion.alias}",
             found=verdict.reason,
-            expected="as good as the version in place, within "
-            f"{100 * promotion.margin:.1f} points, on stored rows",
-            fix="measure both on more of the same rows (`tunewise registry measure`), or give a "
-            "reason in words: --reason",
+            expected=expected,
+            fix=f"{fix}, or give a reason in words: --reason",
         )
     targets = _targets(before, version, promotion.share)
     action = PROMOTE if promotion.share == 1.0 else TRY
