@@ -340,6 +340,10 @@ class Engine(Protocol):
         """What it did and holds."""
         ...
 
+    def check(self) -> None:
+        """Ask whether requests can be answered; UnavailableError says why they cannot."""
+        ...
+
     def close(self) -> None:
         """End all requests as aborted and stop; twice is fine."""
         ...

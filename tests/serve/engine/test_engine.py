@@ -230,8 +230,11 @@ def test_a_full_queue_is_told_and_close_ends_all(base: Base) -> None:
         except BusyError:
             refused += 1
     assert refused > 0
+    engine.check()
     engine.close()
     engine.close()
+    with pytest.raises(UnavailableError, match="ended"):
+        engine.check()
     assert all(stream.result(5).reason in {"aborted", "stop", "length"} for stream in streams)
     with pytest.raises(RunError, match="closed"):
         engine.submit(chat(engine, "a"))

@@ -15,7 +15,7 @@ from typing import Any
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.parts import PromptTextPart
-from tunewise.errors import ConfigError, RunError
+from tunewise.errors import ConfigError, RunError, UnavailableError
 from tunewise.serve.contract import (
     BaseFacts,
     EngineStats,
@@ -198,6 +198,10 @@ class StandInEngine:
     def stats(self) -> EngineStats:
         return EngineStats(0, 0, self.slots, len(self.kept), 0, 0, 0, self.loads, self.evictions,
                            0, 0, 0)  # fmt: skip
+
+    def check(self) -> None:
+        if self.closed:
+            raise UnavailableError("the engine has ended")
 
     def close(self) -> None:
         self.closed = True

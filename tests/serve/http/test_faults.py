@@ -255,3 +255,13 @@ def test_a_fault_of_ours_is_a_500_that_tells_nothing(
     assert answer.status_code == 500
     assert "secret" not in answer.text
     until(lambda: quiet(house))
+
+
+def test_an_engine_that_cannot_compute_is_not_ready(house: House) -> None:
+    house.engine.closed = True
+    with house.client() as client:
+        assert client.get("/readyz").json() == {
+            "status": "not ready",
+            "reason": "the engine has ended",
+        }
+        assert client.get("/healthz").status_code == 200

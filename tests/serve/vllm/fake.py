@@ -217,8 +217,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Models and health."""
         fake = self.server_of
-        if fake.key is not None and self.headers["authorization"] != f"Bearer {fake.key}":
+        if fake.gone:
+            self.close_connection = True
+        elif fake.key is not None and self.headers["authorization"] != f"Bearer {fake.key}":
             self._json(401, {"error": "Unauthorized"})
+        elif self.path == "/health" and fake.fault == "500":
+            self._json(503, {})
         elif self.path == "/v1/models":
             card = {"id": "base", "parent": None, "max_model_len": fake.max_model_len}
             loras = [{"id": name, "parent": "base"} for name in fake.loras]

@@ -245,3 +245,18 @@ def test_numbers_that_are_none_fail_their_request(
     lost = engine.submit(row_request(ready, "x")).result(20)
     assert lost.reason == "failed"
     assert "finite" in str(lost.error)
+
+
+def test_a_server_that_cannot_compute_is_not_ready(engine: VllmEngine, fake: FakeVllm) -> None:
+    engine.check()
+    fake.fault = "500"
+    with pytest.raises(UnavailableError, match="failed"):
+        engine.check()
+    fake.fault, fake.gone = "", True
+    with pytest.raises(UnavailableError, match="does not answer"):
+        engine.check()
+    fake.gone = False
+    engine.check()
+    engine.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        engine.check()

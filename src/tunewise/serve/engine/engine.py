@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.errors import BusyError, ConfigError, RunError, TunewiseError
+from tunewise.errors import BusyError, ConfigError, RunError, TunewiseError, UnavailableError
 from tunewise.model.base import Base
 from tunewise.serve.contract import BaseFacts, EngineStats, Ready, Request
 from tunewise.serve.engine.batch import Batch, failure
@@ -181,6 +181,11 @@ class EmbeddedEngine:
             batch.prompt_tokens,
             batch.completion_tokens,
         )
+
+    def check(self) -> None:
+        """See `Engine.check`."""
+        if not self._thread.is_alive():
+            raise UnavailableError("the engine has ended")
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -204,7 +204,7 @@ class Service:
         if self.store is not None:
             self.store.check()
         self.shelf.check()
-        self.engine.stats()
+        self.engine.check()
         self._checked_at = time.monotonic()
 
     async def _keep_usage(self) -> None:

@@ -17,7 +17,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.errors import AdaptationError, BusyError, RunError, TunewiseError
+from tunewise.errors import (
+    AdaptationError,
+    BusyError,
+    RunError,
+    TunewiseError,
+    UnavailableError,
+)
 from tunewise.model.base import Base
 from tunewise.serve.contract import BaseFacts, EngineStats, Ready, Request
 from tunewise.serve.engine.batch import failure
@@ -205,6 +211,12 @@ class VllmEngine:
             self._prompt_tokens,
             self._completion_tokens,
         )
+
+    def check(self) -> None:
+        """See `Engine.check`; vLLM itself is asked."""
+        if self._closed:
+            raise UnavailableError("the engine is closed")
+        self._call(self._wire.check())
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -19,7 +19,7 @@ from tunewise.serve.vllm.apart import Apart, Sides
 from tunewise.serve.vllm.parse import Taken, cached_of, choice_of, error_text
 
 COMPLETIONS = "/v1/completions"
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS, _CHECK_SECONDS = 10.0, 5.0
 # vLLM's server closes an idle connection after 5 seconds; one used at that moment would fail.
 _IDLE_SECONDS = 2.0
 
@@ -93,6 +93,15 @@ class Wire:
         if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
             raise self.unreadable(json.dumps(body))
         return cards
+
+    async def check(self) -> None:
+        """Ask whether it can compute.
+
+        Raises:
+            UnavailableError: it cannot, or does not answer within seconds.
+        """
+        async with self._said("GET", "/health", None, httpx.Timeout(_CHECK_SECONDS)):
+            return
 
     async def load(self, name: str, folder: str) -> None:
         """Load a PEFT LoRA under a name.
@@ -193,10 +202,15 @@ class Wire:
 
     @asynccontextmanager
     async def _said(
-        self, method: str, path: str, body: Mapping[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        timeout: httpx.Timeout | None = None,
     ) -> AsyncIterator[httpx.Response]:
+        timeout = self._client.timeout if timeout is None else timeout
         try:
-            async with self._client.stream(method, path, json=body) as response:
+            async with self._client.stream(method, path, json=body, timeout=timeout) as response:
                 if response.status_code != httpx.codes.OK:
                     text = (await response.aread()).decode("utf-8", errors="replace")
                     raise self._refusal(response.status_code, error_text(text))
