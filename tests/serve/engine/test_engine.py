@@ -23,6 +23,7 @@ from tunewise.errors import (
     RequestTooLongError,
     RunError,
     TunewiseError,
+    UnavailableError,
     WrongBaseError,
 )
 from tunewise.model.base import Base
