@@ -77,6 +77,75 @@ def test_a_newcomer_does_not_wait_behind_a_flood() -> None:
     assert asyncio.run(run()) <= 3
 
 
+def test_work_that_nobody_waited_for_is_no_debt() -> None:
+    async def run() -> Counter[str]:
+        turns = turnstile(places=3)
+        await turns.enter("old", cost=100)
+        for _ in range(200):  # never idle, and never anybody else
+            await turns.enter("old", cost=100)
+            turns.leave()
+        for _ in range(2):
+            await turns.enter("new", cost=100)
+        order: list[str] = []
+
+        async def one(tenant: str) -> None:
+            await turns.enter(tenant, cost=100)
+            order.append(tenant)
+            await asyncio.sleep(0)
+            turns.leave()
+
+        tasks = [asyncio.create_task(one(each)) for _ in range(100) for each in ("new", "old")]
+        await asyncio.sleep(0)
+        for _ in range(3):
+            turns.leave()
+        await asyncio.gather(*tasks)
+        return Counter(order[:40])
+
+    assert asyncio.run(run())["old"] >= 18
+
+
+def test_what_went_away_before_its_turn_cost_its_tenant_nothing() -> None:
+    async def run() -> Counter[str]:
+        turns = turnstile()
+        await turns.enter("hasty", cost=100)
+        for _ in range(200):
+            task = asyncio.create_task(turns.enter("hasty", cost=100))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        order: list[str] = []
+
+        async def one(tenant: str) -> None:
+            await turns.enter(tenant, cost=100)
+            order.append(tenant)
+            await asyncio.sleep(0)
+            turns.leave()
+
+        tasks = [asyncio.create_task(one(each)) for _ in range(50) for each in ("calm", "hasty")]
+        await asyncio.sleep(0)
+        turns.leave()
+        await asyncio.gather(*tasks)
+        return Counter(order[:40])
+
+    assert asyncio.run(run())["hasty"] >= 18
+
+
+def test_who_is_cancelled_while_a_place_is_given_back_is_passed_over() -> None:
+    async def run() -> None:
+        turns = turnstile()
+        await turns.enter("a", cost=1)
+        first = asyncio.create_task(turns.enter("b", cost=1))
+        second = asyncio.create_task(turns.enter("b", cost=1))
+        await asyncio.sleep(0)
+        first.cancel()
+        turns.leave()
+        await asyncio.wait_for(second, 1)
+        turns.leave()
+        assert (turns.working, turns.waiting) == (0, 0)
+
+    asyncio.run(run())
+
+
 def test_never_more_than_the_places_and_never_one_lost() -> None:
     async def run() -> None:
         draw = random.Random(0)
@@ -154,6 +223,6 @@ def test_those_that_went_away_are_not_kept() -> None:
             await asyncio.sleep(0)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        assert len(turns._queue) < 100
+        assert (turns.waiting, turns._queues) == (0, {})
 
     asyncio.run(run())
