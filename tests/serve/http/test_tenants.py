@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 from tests.serve.http.conftest import Build, House
 
-from tunewise.serve.http import models
+from tunewise.serve.http import models, service
+from tunewise.serve.tenants import door
 from tunewise.serve.tenants.records import Quota, Right
 
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
@@ -227,6 +228,20 @@ def test_a_revoked_key_stops_within_a_second(house: House) -> None:
         house.store.revoke(key.split("_")[1])
         time.sleep(1.1)
         assert client.get("/v1/models").status_code == 401
+
+
+def test_a_key_that_works_waits_for_no_wrong_ones(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with house.client() as client:
+        assert client.get("/v1/models").status_code == 200
+        monkeypatch.setattr(door, "RECORD_SECONDS", 0.0)  # its record is read anew each time
+        monkeypatch.setattr(house.service, "_hashes", service.MOST_HASHES)  # a flood
+        assert client.get("/v1/models").status_code == 200
+    with house.client(key=house.key("acme", "use")) as client:
+        refused = client.get("/v1/models")
+    assert refused.status_code == 429
+    assert "retry-after" in refused.headers
 
 
 @pytest.mark.parametrize(

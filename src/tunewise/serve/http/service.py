@@ -101,6 +101,9 @@ class Service:
         known = door.quick(key)
         if known is not None:
             return known
+        if door.fitted(key):
+            # Its record is read anew; it waits for none that are hashed, however many these are.
+            return await in_thread(self.pool, lambda: door.principal(key, address))
         if self._hashes >= MOST_HASHES:
             raise BusyError("too many unknown keys wait to be looked at")
         self._hashes += 1

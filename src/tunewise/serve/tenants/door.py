@@ -80,6 +80,12 @@ class Door:
         stored = held[1]
         return self._principal(stored) if fitted == stored.hashed else None
 
+    def fitted(self, text: str) -> bool:
+        """Whether this key was found to fit before, so that `principal` need not hash it."""
+        digest = self._digest(text)
+        with self._lock:
+            return digest in self._fitted
+
     def principal(self, text: str, address: str = "") -> Principal:
         """Who holds this key; may hash for some 40 ms, so not for an event loop.
 
