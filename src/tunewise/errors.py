@@ -142,6 +142,10 @@ class RunError(TunewiseError):
     """The run could not finish."""
 
 
+class GrammarError(RunError):
+    """A JSON schema led an answer to where it cannot go on."""
+
+
 class BudgetExceededError(RunError):
     """Work was asked for that the ledger does not cover."""
 

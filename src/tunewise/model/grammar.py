@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunewise.errors import ConfigError, RunError
+from tunewise.errors import ConfigError, GrammarError
 
 STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 MARGIN = 8
@@ -120,7 +120,7 @@ class GrammarState:
             (V,) bool on the CPU; True at the end token only where the document is complete.
 
         Raises:
-            RunError: the grammar became too complex to follow.
+            GrammarError: nothing can follow, or the grammar became too complex to follow.
         """
         mask = self._mask(self._matcher)
         limit = self._grammar.max_new_tokens
@@ -144,13 +144,14 @@ class GrammarState:
         """Take this token.
 
         Raises:
-            RunError: it is not an allowed one.
+            GrammarError: it is not an allowed one, or the grammar became too complex to follow.
         """
         if not self._matcher.consume_token(token_id):
-            raise RunError(
+            raise GrammarError(
                 "a token does not fit the JSON grammar",
                 found=f"token {token_id} after {self._taken} tokens; {self._error(self._matcher)}",
                 expected="a token among the allowed ones",
+                fix="simplify the schema",
             )
         self._taken += 1
 
@@ -164,7 +165,7 @@ class GrammarState:
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         flags = np.unpackbits(bits, count=grammar.vocabulary, bitorder="little")
         if matcher.is_error() or not flags.any():
-            raise RunError(
+            raise GrammarError(
                 "the JSON grammar cannot go on",
                 found=f"after {self._taken} tokens: {self._error(matcher)}",
                 fix="simplify the schema",

@@ -87,6 +87,12 @@ def test_draws_follow_the_probabilities_and_the_seed() -> None:
     assert set(draw(Sampling(temperature=1.0, top_p=1e-6, seed=0), logits, 50)) == {0}
 
 
+@pytest.mark.parametrize("temperature", [1e-37, 1e-40, 5e-324])
+def test_a_tiny_temperature_takes_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([10.0, 9.9, -math.inf])
+    assert draw(Sampling(temperature=temperature, seed=0), logits, 20) == [0] * 20
+
+
 def test_what_is_not_allowed_is_never_taken_and_probabilities_are_over_the_rest() -> None:
     logits = torch.tensor([5.0, 1.0, 3.0, 2.0])
     allowed = torch.tensor([False, True, False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
+import httpx2 as httpx
 import openai
 import pytest
 from tests.laws.fitting import base_of
@@ -105,6 +106,11 @@ def test_embeddings_have_the_bases_width(client: openai.OpenAI) -> None:
             "type": "nonsense"}}}},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {
             "type": "string", "pattern": "(" * 50}}}},
+        # No document ends.
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+            "$ref": "#"}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+            "type": "array", "items": {"$ref": "#"}, "minItems": 1}}}},
         {"messages": [{"role": "user", "content": "x" * 5000}]},
         {"messages": [{"role": "assistant", "content": "x"}]},
     ],
@@ -114,3 +120,26 @@ def test_what_the_engine_cannot_do_is_the_callers_fault(
 ) -> None:
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(**{"model": "base", "messages": TEXT, **change})  # type: ignore[call-overload]  # bad
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", '{"model": "base", "messages": [{"role": "user", '
+                             '"content": "\\ud800"}]}'),
+        ("chat/completions", '{"model": "base", "messages": [{"role": "user", "content": [{"type": '
+                             '"text", "text": "\\ud800"}]}]}'),
+        ("completions", '{"model": "base", "prompt": "\\ud800"}'),
+        ("embeddings", '{"model": "base", "input": ["x", "\\udfff"]}'),
+        ("classify", '{"model": "base", "input": "\\udfff"}'),
+        ("completions", '{"model": "base", "prompt": "x", "seed": ' + "9" * 5000 + "}"),
+        ("completions", '{"model": "base", "prompt": '),
+    ],
+)  # fmt: skip
+def test_what_json_can_say_and_no_tokenizer_read_is_the_callers_fault(
+    client: openai.OpenAI, path: str, body: str
+) -> None:
+    headers = {"authorization": f"Bearer {client.api_key}", "content-type": "application/json"}
+    answer = httpx.post(f"{client.base_url}{path}", content=body, headers=headers, timeout=60)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "invalid_value"

@@ -94,7 +94,10 @@ class Chooser:
         return Chosen(token, float(log_probability[token]), top)
 
     def _draw(self, logits: Tensor) -> int:
-        probability = (logits / self._sampling.temperature).softmax(dim=-1)
+        # From the best down: over a tiny temperature the others become minus infinity, and nothing
+        # the difference of two infinities. One that float32 takes for 0 counts as its least.
+        temperature = max(self._sampling.temperature, torch.finfo(logits.dtype).tiny)
+        probability = ((logits - logits.max()) / temperature).softmax(dim=-1)
         if self._sampling.top_p < 1.0:
             ordered, order = probability.sort(descending=True, stable=True)
             # What stands before a token must fall short of the mass that is asked.

@@ -27,6 +27,9 @@ ABOUT = """One base model, every adaptation, many tenants.
 
 `model` is `tenant/name`, with `@version` or `@alias` behind it, or the base."""
 
+# Of what the routes themselves refuse.
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
 
 def application(service: Service) -> ASGIApp:
     """The ASGI application over a service, which it starts and stops.
@@ -94,11 +97,14 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _plain(request: Request, error: Exception) -> Response:
-    """No such address, or another method there."""
+    """No such address, another method there, or a body that is no JSON."""
     if not isinstance(error, HTTPException):
         raise error
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    problem = Problem(error.status_code, kind, "not_found", str(error.detail))
+    code, message = _CODES.get(error.status_code, "invalid_value"), str(error.detail)
+    if error.status_code == 400:
+        message = "the body cannot be read; expected: a JSON object in UTF-8"
+    problem = Problem(error.status_code, kind, code, message)
     call_of(request).code = problem.code
     response = _reply(problem)
     for name, value in (error.headers or {}).items():

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from tunewise.serve.contract import MOST_LOGPROBS, Sampling
 
 MOST_STOPS, MOST_MESSAGES, MOST_TOKENS = 4, 1024, 2**31 - 1
+
+
+def _whole(text: str) -> str:
+    """A text, which no tokenizer reads where half of a surrogate pair stands in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair is no character") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -74,14 +86,14 @@ class TextPart(Body):
     """A piece of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(Body):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=64)]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=64)]
     name: Label | None = None
     refusal: Literal[None] = None
 
@@ -143,7 +155,7 @@ class ChatBody(Generating):
 class CompletionBody(Generating):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str] | list[Token] | list[list[Token]]
+    prompt: Text | list[Text] | list[Token] | list[list[Token]]
     max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     best_of: Literal[1] | None = None
@@ -155,7 +167,7 @@ class ClassifyBody(Body):
     """`POST /v1/classify`."""
 
     model: Reference
-    input: str | list[str]
+    input: Text | list[Text]
     user: Label | None = None
 
 
@@ -163,7 +175,7 @@ class EmbeddingsBody(Body):
     """`POST /v1/embeddings`."""
 
     model: Reference
-    input: str | list[str] | list[Token] | list[list[Token]]
+    input: Text | list[Text] | list[Token] | list[list[Token]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Literal[None] = None
     user: Label | None = None
