@@ -80,6 +80,19 @@ def test_what_is_better_is_told_and_stays(registry: Registry, tmp_path: Path) ->
     assert (ended.verdict, ended.ended_at is not None) == ("better", True)
 
 
+def test_what_was_better_and_turns_worse_leaves_by_itself(
+    registry: Registry, tmp_path: Path
+) -> None:
+    trial = split(registry, tmp_path)
+    for number in range(60):
+        found = registry.record_outcome(trial, f"early {number}", [(1, 0.0), (2, 1.0)], "server")
+    assert found.verdict == "better"
+    for number in range(200):
+        found = registry.record_outcome(trial, f"late {number}", [(1, 1.0), (2, 0.0)], "server")
+    assert (found.verdict, found.ended_at is not None) == ("worse", True)
+    assert len(registry.aliases_of("acme/x")[0].targets) == 1
+
+
 def test_the_limits_are_those_of_the_differences(registry: Registry, tmp_path: Path) -> None:
     from tunewise.numerics.sequential import Pairing, confidence_sequence
 

@@ -233,7 +233,9 @@ def _count(
     ]
     connection.execute(insert(table), rows)
     verdict = row.verdict
-    if verdict == OPEN and test.worse_evidence >= 1 / row.alpha:
+    # What was shown to be better may have been so by chance, or turn worse: it is still watched, at
+    # no cost, since the bet that it is worse has its error rate whatever the other one shows.
+    if verdict in (OPEN, BETTER) and test.worse_evidence >= 1 / row.alpha:
         verdict = WORSE
     elif verdict == OPEN and test.better_evidence >= 1 / row.alpha:
         verdict = BETTER
