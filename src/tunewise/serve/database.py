@@ -92,9 +92,14 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection whose statements see one state where the database can (SQLite)."""
-        with self._told(), self._engine.connect() as connection, connection.begin():
-            yield connection
+        """A connection whose statements see one state, whatever is written meanwhile."""
+        with self._told(), self._engine.connect() as connection:
+            if self.kind == "postgresql":
+                # By itself each statement would see what was committed just before it: an alias,
+                # and then the version it meant as one that was retired in between.
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

@@ -14,7 +14,7 @@ from tests.serve.registry.samples import Clock, constant, registered, stored
 from tunewise.errors import ConfigError, UnavailableError
 from tunewise.serve import connections
 from tunewise.serve.registry.aliases import Promotion
-from tunewise.serve.registry.database import Database
+from tunewise.serve.registry.database import Database, changes
 from tunewise.serve.registry.names import parse_name
 from tunewise.serve.registry.publish import Registration
 from tunewise.serve.registry.registry import Registry
@@ -28,6 +28,15 @@ def registry(place: str, tmp_path: Path) -> Iterator[Registry]:
     opened = Registry.open(place, files=str(tmp_path / "files"))
     yield replace(opened, clock=Clock())
     opened.close()
+
+
+def test_a_reader_sees_one_state(registry: Registry, tmp_path: Path) -> None:
+    registered(registry, tmp_path, "acme/x")
+    with registry.database.read() as connection:
+        before = changes(connection)
+        registry.promote("acme/x@1", "ann", Promotion(reason="a test"))
+        assert changes(connection) == before
+    assert registry.changes() > before
 
 
 @pytest.mark.parametrize("text", UNSTORABLE, ids=ascii)
