@@ -94,6 +94,20 @@ def test_a_classifier_counts_and_a_constant_answer_does_not() -> None:
     assert prior(SHAPE, [made]).family == "a small classifier"
 
 
+def test_a_classifier_of_other_kinds_of_task_says_nothing() -> None:
+    labels = shallow(run("a", {"classifier": 0.9, "untouched": 0.5, "low_rank": 0.89}))
+    texts = run("b", {"untouched": 0.2, "low_rank": 0.4}, replace(SHAPE, kind="json", labels=0))
+    found = prior(replace(SHAPE, kind="json", labels=0), [labels, texts])
+    assert FAMILIES["shallow_model"] not in {each.family for each in found.odds}
+    assert found.family == "low-rank fine-tuning"
+    of_labels = {each.family: each.sets for each in prior(SHAPE, [labels, texts]).odds}
+    assert of_labels == {
+        "the untouched base": 2,
+        "a small classifier": 1,
+        "low-rank fine-tuning": 2,
+    }
+
+
 def test_only_the_nearest_count() -> None:
     far = replace(SHAPE, train_rows=10_000_000)
     near = [run(f"n{i}", {"untouched": 0.5, "low_rank": 0.9}) for i in range(NEAREST)]

@@ -30,6 +30,9 @@ from tunewise.numerics.intervals import share_limits
 RUNS = Path(__file__).with_name("measured") / "runs.json"
 NEAREST = 6  # sets
 OTHER_KIND = 3.0  # how far apart tasks of another kind are: a thousand times the rows
+# What a part without a model can do depends on the kind of answer: a linear classifier of another
+# task's labels tells nothing of JSON or of texts, which none can give.
+OF_ONE_KIND = ("shallow_model",)
 FAMILIES = {
     "untouched": "the untouched base",
     "shallow_model": "a small classifier",
@@ -233,8 +236,12 @@ def prior(
     apart = sorted(((distance(shape, run.shape), run) for run in known), key=lambda each: each[0])
     named = list(dict.fromkeys(run.name for _, run in apart))[:NEAREST]
     nearest = tuple(each for each in apart if each[1].name in named)
+    alike = [each for each in nearest if each[1].shape.kind == shape.kind]
+    counted = {family: alike if family in OF_ONE_KIND else nearest for family in FAMILIES}
     odds = tuple(
-        each for family in FAMILIES if (each := _odds(family, nearest, wanted)) is not None
+        each
+        for family, told in counted.items()
+        if (each := _odds(family, told, wanted)) is not None
     )
     least = min((each.loss for each in odds), default=0.0)
     pick = next((each for each in odds if each.loss <= least + wanted.give_up_points), None)
