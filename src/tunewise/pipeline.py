@@ -33,7 +33,7 @@ from tunewise.compare.contract import (
 from tunewise.compare.prior import Prior, Shape, prior
 from tunewise.compare.priorities import Priorities
 from tunewise.compare.report import write_reports
-from tunewise.compare.run_folder import check_out, claim, release
+from tunewise.compare.run_folder import alone, check_out, claim, release
 from tunewise.compare.table import build_comparison, gather_details, with_evidence
 from tunewise.config import RunConfig, parse_time
 from tunewise.errors import BudgetTooSmallError, InputError
@@ -93,23 +93,39 @@ def compare(
     identity = config.identity(task.data_hash, ground.base.fingerprint, ground.base.dtype_name)
     there = out.exists()
     resumed = claim(out, identity, command, plan)
-    if resumed:
-        reporter.say(f"going on with the run in {out}")
-    try:
-        started, ground = _begun(out, ground)
-        budget, ground = _settled(config, ground, asked, settings, out, reporter)
-        write_json(out / "data_check.json", ground.check.as_dict())
-        jobs = Jobs(ground, settings, budget, out, reporter)
-        _announce(config, questions, asked, jobs)
-        fitted, left_out = _fit(jobs, asked, climbing=config.climbs)
-    except InputError:
-        # What was fitted before the fault is kept: the mended command may go on from it.
-        if not resumed:
-            release(out, keep=there)
-        raise
-    jobs.all_fitted()
-    skipped += left_out
-    rows = ground.task.test.open()
+    with alone(out):
+        if resumed:
+            reporter.say(f"going on with the run in {out}")
+        try:
+            started, ground = _begun(out, ground)
+            budget, ground = _settled(config, ground, asked, settings, out, reporter)
+            write_json(out / "data_check.json", ground.check.as_dict())
+            jobs = Jobs(ground, settings, budget, out, reporter)
+            _announce(config, questions, asked, jobs)
+            fitted, left_out = _fit(jobs, asked, climbing=config.climbs)
+        except InputError:
+            # What was fitted before the fault is kept: the mended command may go on from it.
+            if not resumed:
+                release(out, keep=there)
+            raise
+        jobs.all_fitted()
+        skipped += left_out
+        return _compared(config, jobs, fitted, skipped, questions, command, started, priorities)
+
+
+def _compared(
+    config: RunConfig,
+    jobs: Jobs,
+    fitted: Sequence[Job],
+    skipped: Sequence[SkippedMethod],
+    questions: Sequence[Asked],
+    command: str,
+    started: str,
+    priorities: Priorities | None,
+) -> Comparison:
+    """Measure what is fitted, recommend, report, and ask what else is asked."""
+    ground, task, budget, out = jobs.ground, jobs.ground.task, jobs.budget, jobs.out
+    rows = task.test.open()
     records = _measure(jobs, fitted, rows)
     context = _run_context(config, ground, budget, command, started)
     by_id = {row.id: row for row in rows}
@@ -125,16 +141,17 @@ def compare(
     return comparison
 
 
-def plan(config: RunConfig) -> RunPlan:
+def plan(config: RunConfig, reporter: Reporter | None = None) -> RunPlan:
     """What `compare` would cost. Nothing is fitted and nothing is written.
 
     Args:
         config: what would run.
+        reporter: is told what takes its time, or None.
 
     Raises:
         InputError: the run cannot be made.
     """
-    return _planned(config)[1]
+    return _planned(config, reporter)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +180,20 @@ class Advice:
         }
 
 
-def advise(config: RunConfig, priorities: Priorities | None = None) -> Advice:
+def advise(
+    config: RunConfig, priorities: Priorities | None = None, reporter: Reporter | None = None
+) -> Advice:
     """What is to be expected, from the data check, the planner and runs on other tasks.
 
     Args:
         config: what `compare` would run.
         priorities: what matters.
+        reporter: is told what takes its time, or None.
 
     Raises:
         InputError: the run cannot be made.
     """
-    ground, planned = _planned(config)
+    ground, planned = _planned(config, reporter)
     spec, tokens = ground.task.spec, ground.check.tokens
     shape = Shape(
         str(spec.kind),
@@ -184,18 +204,19 @@ def advise(config: RunConfig, priorities: Priorities | None = None) -> Advice:
     return Advice(shape, prior(shape, None, priorities), ground.check.as_dict(), planned)
 
 
-def _planned(config: RunConfig) -> tuple[Ground, RunPlan]:
+def _planned(config: RunConfig, reporter: Reporter | None) -> tuple[Ground, RunPlan]:
     """Base and task of a run, and what it would cost."""
     chosen, settings = methods_of(config)
     task = load_task(config.source, config.options)
     asked, skipped = jobs_of(chosen, task, config)
     ground = stand_on(task, config.base, config.dtype)
+    if reporter is not None:
+        reporter.begin("timing this machine", 1, 1)
     planner = Planner(ground, asked, settings)
     settled = settle(config, ground, lambda: planner)
     budget, ground = settled.token_passes, answering(config, ground, settled.test_rows)
     plan = plan_of(config, planner.on(ground), skipped, budget)
-    plan = replace(plan, data_warnings=ground.check.warnings)
-    return ground, plan
+    return ground, replace(plan, data_warnings=ground.check.warnings)
 
 
 def _settled(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunewise.errors import OutputFolderError
 from tunewise.measure.files import read_json, write_json
+
+try:
+    import fcntl
+except ImportError:  # no such locks here; two processes in one folder are then not noticed
+    fcntl = None  # type: ignore[assignment]  # a module, or nothing where there is none
 
 _CLAIM = "run.json"
 # What a kill in the middle of the very first write leaves.
@@ -15,6 +24,8 @@ _FITTED = "adaptations"
 # What stands in the folder of a run in which nothing is fitted yet.
 _BEGUN_FILES = (_CLAIM, "started.json", "budget.json", "data_check.json")
 _BEGUN_FOLDERS = ("checkpoints", "fits", "trials", _FITTED)
+# Whoever looks whether a folder is free holds it for a moment; who wants it waits that long.
+_LOOKED_AT_SECONDS = 1.0
 _EXPECTED = "a new or empty folder, or that of the same run"
 
 
@@ -69,6 +80,31 @@ def claim(folder: Path, identity: str, command: str, plan: str = "") -> bool:
     return True
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a claimed folder while the context lasts.
+
+    Two would write the same checkpoints and clear each other's away. The lock is the system's and
+    lies on the folder itself: it goes with the process, however that ends, and leaves no file.
+
+    Args:
+        folder: that is there.
+
+    Raises:
+        OutputFolderError: another process works in it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        until = time.monotonic() + _LOOKED_AT_SECONDS
+        while not _locked(handle, shared=False):
+            if time.monotonic() > until:
+                raise _in_use(folder)
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(handle)
+
+
 def release(folder: Path, *, keep: bool) -> None:
     """Give a claimed folder back as it was; one in which something is fitted stays.
 
@@ -92,6 +128,8 @@ def _claim_in(folder: Path) -> dict[str, object] | None:
         raise OutputFolderError(
             "--out is a file", found=str(folder), expected="a folder", fix="choose another --out"
         )
+    if folder.exists():
+        _check_idle(folder)
     held = read_json(folder / _CLAIM)
     if held is not None:
         return held
@@ -105,6 +143,39 @@ def _claim_in(folder: Path) -> dict[str, object] | None:
             fix="choose another --out",
         )
     return None
+
+
+def _check_idle(folder: Path) -> None:
+    """Refuse a folder in which a process is at work."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not _locked(handle, shared=True):
+            raise _in_use(folder)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int, *, shared: bool) -> bool:
+    """Whether the lock could be had; True too where the file system has none to give."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _in_use(folder: Path) -> OutputFolderError:
+    return OutputFolderError(
+        "another process works in the output folder",
+        found=str(folder),
+        expected="one process at a time",
+        fix="wait for it, or stop it and run the same command again, which goes on from there; or "
+        "choose another --out",
+    )
 
 
 def _another_run(folder: Path, held: dict[str, object]) -> OutputFolderError:
