@@ -46,10 +46,11 @@ def no_base(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--budget", "nan"], ("nan",)),
         (["--budget", "inf"], ("inf",)),
         (["--budgt", "5"], ("--budgt", "--budget")),
+        (["--al"], ("--al", "did you mean '--all'")),
         (["--learning-rate", "1"], ("--learning-rate",)),
         (["--out"], ("--out",)),
         (["--methods", "lead"], ("lead", "classification", "generation")),
-        (["extra"], ("extra",)),
+        (["extra"], ("extra", "in quotes")),
     ],
 )
 def test_flags_of_compare(flags: list[str], words: tuple[str, ...], data: Path) -> None:

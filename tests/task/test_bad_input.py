@@ -107,7 +107,10 @@ case("duplicate header", raw("d.csv", "text,text\na,b\n"), "twice", "text")
 case("no header", raw("d.csv", TABLE.split("\n", 1)[1]), "no header")
 case("number as header", raw("d.csv", "good film,1\nbad film,0\n"), "no header")
 case("column without a name", raw("d.csv", "text,\na,b\n"), "without a name")
-case("unknown extension", raw("d.xlsx", "x"), ".xlsx", ".csv")
+case("unknown extension", raw("d.docx", "x"), ".docx", ".csv")
+case(
+    "spreadsheet", raw("d.xlsx", "x"), "is a spreadsheet", ".csv", "save the sheet as CSV in UTF-8"
+)
 case("no extension", raw("data", "x"), "no extension")
 case("parquet that is none", raw("d.parquet", "text,label\n"), "not a Parquet file")
 case("folder without data", lambda p: p, "no files named train")

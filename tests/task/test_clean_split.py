@@ -163,6 +163,7 @@ def test_empty_duplicate_and_contradictory(tmp_path: Path) -> None:
     assert (check.unanswered.count, check.unanswered.examples) == (1, ("d.jsonl line 22",))
     assert "d.jsonl line 21: the input is empty" in check.empty.examples
     assert "line 23 repeats d.jsonl line 1" in check.duplicates.examples[0]
+    assert "1 input stands with different answers" in check.warnings
     assert "line 4" in check.contradictory.examples[0]
     assert "line 24" in check.contradictory.examples[0]
     assert sum(check.rows_before.values()) == 24

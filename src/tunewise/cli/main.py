@@ -106,13 +106,17 @@ def _usage(error: click.ClickException) -> ConfigError:
     path = "tunewise" if context is None else context.command_path
     fix = f"see `{path} --help`"
     if isinstance(error, click.NoSuchOption) and context is not None:
-        known = [flag for each in context.command.get_params(context) for flag in each.opts]
+        options = context.command.get_params(context)
+        # Of a pair such as --climb/--all the second is a flag like the first.
+        known = [flag for each in options for flag in (*each.opts, *each.secondary_opts)]
         flags = [flag for flag in known if flag.startswith("--")]
         return UnknownNameError("flag", error.option_name, flags, fix=fix)
     if isinstance(error, click.exceptions.NoSuchCommand) and context is not None:
         group = context.command
         names = group.list_commands(context) if isinstance(group, click.Group) else []
         return UnknownNameError("command", error.command_name, names, fix=fix)
+    if "unexpected extra argument" in error.format_message():
+        fix = f"a path with spaces stands in quotes; {fix}"
     usage = "tunewise COMMAND ..." if context is None else context.command.get_usage(context)
     return ConfigError(
         error.format_message().rstrip("."),

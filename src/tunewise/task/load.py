@@ -23,6 +23,7 @@ SPLIT_NAMES = {
 _SHARD = re.compile(r"^(?P<name>[a-z]+)(-\d+-of-\d+)?$")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$")
 _HUB_PREFIX = "hub:"
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
 
 
 def read_source(source: str) -> dict[str, list[Record]]:
@@ -92,6 +93,13 @@ def _missing(path: Path) -> DataError:
 
 
 def _checked_extension(path: Path) -> Path:
+    if path.suffix.lower() in _SPREADSHEETS:
+        raise DataError(
+            f"{path.name} is a spreadsheet, which is not read",
+            found=path.suffix,
+            expected=f"one of {', '.join(EXTENSIONS)}",
+            fix="save the sheet as CSV in UTF-8; a new extension alone does not make it one",
+        )
     if path.suffix.lower() not in EXTENSIONS:
         raise DataError(
             f"{path.name} has an extension that is not known",

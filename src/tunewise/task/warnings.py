@@ -51,8 +51,12 @@ def make_warnings(
             "together (one text, many questions), name the column that groups them with --group"
         )
     if contradictory.count:
-        said.append(f"{contradictory.count} inputs stand with different answers")
+        said.append(f"{_inputs(contradictory.count)} with different answers")
     return (*said, *_of_test(balance, rows_after))
+
+
+def _inputs(count: int) -> str:
+    return "1 input stands" if count == 1 else f"{count} inputs stand"
 
 
 def with_test(check: DataCheck, rows: Sequence[Row], said: str) -> DataCheck:
