@@ -10,6 +10,7 @@ from tests.cli.conftest import Finished
 from tests.cli.planted import two_labels, write_rows
 from tests.cli.terminal import Done, tunewise
 
+from tunewise.cli import show
 from tunewise.cli.advise import legend, odds_table
 from tunewise.compare.prior import Shape, prior
 from tunewise.compare.priorities import Priorities
@@ -37,6 +38,28 @@ def test_it_says_that_it_is_a_prior(tiny_folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     flags = f"--base {tiny_folder} --dtype float32 --methods zero_shot,lora --budget 20k"
     assert done.out.endswith(f"\n  tunewise compare {rows} {flags}\n")
+
+
+def test_it_says_what_it_waits_for_and_nothing_of_it_on_standard_output(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    done = advise(tiny_folder, tmp_path, "--methods", "zero_shot", "--budget", "20k")
+    assert done.err.splitlines() == [
+        f"reading the data, loading {tiny_folder}",
+        "timing this machine",
+    ]
+    assert "loading" not in done.out
+
+
+def test_a_long_run_is_offered_within_a_time_unless_a_budget_was_asked_for(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, "LONG_SECONDS", 0.0)
+    done = advise(tiny_folder, tmp_path, "--methods", "zero_shot")
+    assert "or within a time, with less training:" in done.out
+    assert done.out.endswith("--methods zero_shot --budget 20min\n")
+    told = advise(tiny_folder, tmp_path, "--methods", "zero_shot", "--budget", "20k")
+    assert "within a time" not in told.out
 
 
 def test_as_json(tiny_folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from tunewise.cli import progress as told_progress
-from tunewise.cli.progress import Bars, Lines
+from tunewise.cli.progress import Bars, Lines, begin_loading
 
 
 @pytest.fixture
@@ -55,6 +55,16 @@ def test_a_log_is_told_once_a_minute_how_far_a_long_piece_is(told: io.StringIO) 
         "fitting lora, seed 1: 28%",
         "fitting lora, seed 1: 58%",
         "[2/2] fitting full, seed 0",
+    ]
+
+
+def test_a_single_piece_has_no_number(told: io.StringIO) -> None:
+    lines = Lines()
+    begin_loading(lines, "smollm2-135m")
+    lines.begin("timing this machine", 1, 1)
+    assert told.getvalue().splitlines() == [
+        "reading the data, loading smollm2-135m",
+        "timing this machine",
     ]
 
 

@@ -67,18 +67,22 @@ def advise_command(data: str | None, as_json: bool, **values: Any) -> None:
         questions=(),
     )
     check_run(config)
-    from tunewise.pipeline import advise
+    from tunewise.cli.progress import bars, begin_loading
 
-    found = advise(config, priorities)
+    with bars() as reporter:
+        begin_loading(reporter, config.base)
+        from tunewise.pipeline import advise
+
+        found = advise(config, priorities, reporter)
     if as_json:
         click.echo(json.dumps(found.as_dict(), ensure_ascii=False))
         return
-    _show(found)
+    _show(found, budget_given=rest["budget"] is not None)
 
 
-def _show(found: Advice) -> None:
+def _show(found: Advice, *, budget_given: bool) -> None:
     """The answer, the odds, what the data check warns of, and what a run would cost."""
-    from tunewise.cli.show import say, show_table
+    from tunewise.cli.show import LONG_SECONDS, say, show_table
     from tunewise.compare.wording import duration
 
     shape = found.shape
@@ -102,7 +106,11 @@ def _show(found: Advice) -> None:
     say(f"to know, about {duration(found.plan.seconds)} on this machine:")
     # As typed, since without its columns and its base it would be another run, or none; on a line
     # of its own, to be copied whole.
-    click.echo(f"  {shlex.join(['tunewise', 'compare', *sys.argv[2:]])}")
+    typed = ["tunewise", "compare", *sys.argv[2:]]
+    click.echo(f"  {shlex.join(typed)}")
+    if found.plan.seconds > LONG_SECONDS and not budget_given:
+        say("or within a time, with less training:")
+        click.echo(f"  {shlex.join([*typed, '--budget', '20min'])}")
 
 
 def odds_table(prior: Prior) -> tuple[list[str], list[list[str]]]:

@@ -54,7 +54,7 @@ def typed_command() -> str:
     "--methods",
     default=None,
     metavar="A,B",
-    help='methods to fit, or chains: "few_shot>lora"  [default: all]',
+    help='methods to fit, or chains: "few_shot>lora"  [default: all that suit, see --climb]',
 )
 @click.option(
     "--seeds", default="3", show_default=True, metavar="N", help="number of seeds, or seeds: 0,5,7"
@@ -136,11 +136,13 @@ def compare_command(
             )
         _plan(config, as_json)
         return
-    from tunewise.cli.progress import bars
+    from tunewise.cli.progress import bars, begin_loading
     from tunewise.cli.show import show_comparison
-    from tunewise.pipeline import compare
 
     with bars() as reporter:
+        begin_loading(reporter, config.base)
+        from tunewise.pipeline import compare
+
         comparison = compare(config, folder, typed_command(), reporter, priorities)
     if as_json:
         click.echo(json.dumps(comparison.as_dict(), ensure_ascii=False))
@@ -153,10 +155,14 @@ def compare_command(
 
 def _plan(config: RunConfig, as_json: bool) -> None:
     """Say what a run would cost."""
+    from tunewise.cli.progress import bars, begin_loading
     from tunewise.cli.show import show_plan
-    from tunewise.pipeline import plan
 
-    planned = plan(config)
+    with bars() as reporter:
+        begin_loading(reporter, config.base)
+        from tunewise.pipeline import plan
+
+        planned = plan(config, reporter)
     if as_json:
         click.echo(json.dumps(planned.as_dict(), ensure_ascii=False))
     else:
@@ -291,12 +297,15 @@ def check_command(data: str | None, as_json: bool, **values: Any) -> None:
     source, options = read_options(data, flags)
     check_dtype(rest["dtype"])
     check_columns(source, options)
+    from tunewise.cli.progress import bars, begin_loading
     from tunewise.cli.show import show_mapping
-    from tunewise.steps import prepare
 
-    ground = prepare(
-        source, options, DEFAULT_BASE if rest["base"] is None else rest["base"], rest["dtype"]
-    )
+    base = DEFAULT_BASE if rest["base"] is None else rest["base"]
+    with bars() as reporter:
+        begin_loading(reporter, base)
+        from tunewise.steps import prepare
+
+        ground = prepare(source, options, base, rest["dtype"])
     content = ground.check.as_dict()
     if as_json:
         click.echo(json.dumps(content, ensure_ascii=False))

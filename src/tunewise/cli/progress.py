@@ -97,7 +97,7 @@ class Lines:
     def begin(self, text: str, number: int, of: int, unit: str = "tokens") -> None:
         """A piece of long work begins."""
         self._piece, self._piece_at = text, self._clock()
-        self.say(f"[{number}/{of}] {text}")
+        self.say(f"[{number}/{of}] {text}" if of > 1 else text)
 
     def work(self, done: int, total: int | None, text: str) -> None:
         """How far that piece is, once a minute, unless all pieces together are told."""
@@ -114,6 +114,16 @@ class Lines:
         elif now - self._told_at >= _LINE_SECONDS:
             self._told_at = now
             self.say(f"{100 * done / max(total, 1):.0f}% done, about {duration(seconds_left)} left")
+
+
+def begin_loading(reporter: Bars | Lines, base: str) -> None:
+    """Say what is waited for before the first number, which on a busy machine takes a minute.
+
+    Args:
+        reporter: who tells it.
+        base: the base model as it was named.
+    """
+    reporter.begin(f"reading the data, loading {base}", 1, 1)
 
 
 @contextmanager

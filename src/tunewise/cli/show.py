@@ -20,7 +20,7 @@ OUT = Console()
 # Columns of the comparison that give way on a narrow terminal, the first to go first.
 _GIVE_WAY = ("fit seconds", "parts", "validation", "failed", "size", "ms/row")
 # A run that is planned to take longer is told how it would take less.
-_LONG_SECONDS = 3600.0
+LONG_SECONDS = 3600.0
 # From here on a number is shown with one decimal place.
 _MANY = 1000
 _WORDS = frozenset({"", "method", "parts"})
@@ -135,7 +135,7 @@ def show_plan(plan: RunPlan) -> None:
             style="dim",
         )
     _line(_questions_planned(plan), style="dim")
-    if plan.seconds > _LONG_SECONDS:
+    if plan.seconds > LONG_SECONDS:
         less = "--seeds 1" if plan.climbs else "--seeds 1 or --climb"
         _line(f"`--budget 20min` keeps to a time; {less} fits less", style="dim")
     for skipped in plan.skipped:
