@@ -8,14 +8,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from tunewise.errors import OutputFolderError
 from tunewise.measure.files import read_json, write_json
 
+_locks: ModuleType | None
 try:
     import fcntl
+
+    _locks = fcntl
 except ImportError:  # no such locks here; two processes in one folder are then not noticed
-    fcntl = None  # type: ignore[assignment]  # a module, or nothing where there is none
+    _locks = None
 
 _CLAIM = "run.json"
 # What a kill in the middle of the very first write leaves.
@@ -93,10 +97,13 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         OutputFolderError: another process works in it.
     """
+    if _locks is None:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         until = time.monotonic() + _LOOKED_AT_SECONDS
-        while not _locked(handle, shared=False):
+        while not _locked(_locks, handle, shared=False):
             if time.monotonic() > until:
                 raise _in_use(folder)
             time.sleep(0.05)
@@ -147,20 +154,20 @@ def _claim_in(folder: Path) -> dict[str, object] | None:
 
 def _check_idle(folder: Path) -> None:
     """Refuse a folder in which a process is at work."""
+    if _locks is None:
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        if not _locked(handle, shared=True):
+        if not _locked(_locks, handle, shared=True):
             raise _in_use(folder)
     finally:
         os.close(handle)
 
 
-def _locked(handle: int, *, shared: bool) -> bool:
+def _locked(locks: ModuleType, handle: int, *, shared: bool) -> bool:
     """Whether the lock could be had; True too where the file system has none to give."""
-    if fcntl is None:
-        return True
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        locks.flock(handle, (locks.LOCK_SH if shared else locks.LOCK_EX) | locks.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
