@@ -178,6 +178,18 @@ def test_a_run_of_words_of_a_training_row_is_seen(text: str, copied: str) -> Non
     assert CopyCheck(LABELLED, rows_of([("short", "bad"), (LONG, "good")])).copied(text) == copied
 
 
+@pytest.mark.parametrize(
+    ("row", "text", "copied"),
+    [
+        ("Where is my card?", "Sort it. For example: where is my card", "where is my card"),
+        ("Where is my new card now?", "Where is my new card", ""),
+        ("my card", "Is it about my card or another?", ""),
+    ],
+)
+def test_a_whole_short_row_is_a_copy_and_a_phrase_is_not(row: str, text: str, copied: str) -> None:
+    assert CopyCheck(LABELLED, rows_of([(row, "bad"), (LONG, "good")])).copied(text) == copied
+
+
 def test_answers_count_as_rows_unless_they_are_labels() -> None:
     long = "a b c d e f g h"
     assert not CopyCheck(LABELLED, rows_of([("x", long)])).copied(long)

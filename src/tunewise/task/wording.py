@@ -11,7 +11,7 @@ import itertools
 import re
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,10 @@ from tunewise.task.kind import MOST_LABELS_LISTED
 from tunewise.task.metrics import folded, parse_json
 from tunewise.task.types import Kind, Row, TaskSpec
 
-# So many words in a row that also stand in a training row are a copy of it.
+# So many words in a row that also stand in a training row are a copy of it; a shorter row is copied
+# where all of it stands there, unless it is so short that it says no more than any instruction may.
 COPIED_WORDS = 8
+_LEAST_COPIED = 4
 # A word describes a label where its log-odds are so many standard errors above nothing, and where
 # it stands in at least two rows: a word of one row would be that row.
 _LEAST_ERRORS = 1.96
@@ -98,20 +100,24 @@ def _log_odds(here: Any, elsewhere: Any, prior: Any) -> Any:
 
 
 class CopyCheck:
-    """Finds instructions that hold a piece of a training row.
+    """Finds instructions that hold a piece of a training row, or a whole short one.
 
     Args:
         spec: the task; answers that are labels are not rows.
         rows: training rows.
-        run: so many words in a row are a copy.
+        run: so many words in a row are a copy; of a row with fewer all of its words, from four on.
     """
 
     def __init__(self, spec: TaskSpec, rows: Sequence[Row], run: int = COPIED_WORDS) -> None:
-        self._run = run
         texts = [row.input for row in rows]
         if not spec.labels:
             texts += [row.output for row in rows]
-        self._runs = {each for text in texts for each in self._runs_of(text)}
+        self._runs: set[tuple[str, ...]] = set()
+        for words in map(_words, texts):
+            length = min(run, len(words))
+            if length >= min(run, _LEAST_COPIED):
+                self._runs.update(_runs_of(words, length))
+        self._lengths = sorted({len(each) for each in self._runs}, reverse=True)
 
     def copied(self, text: str) -> str:
         """The first run of words that also stands in a training row; empty where there is none.
@@ -119,11 +125,17 @@ class CopyCheck:
         Args:
             text: an instruction.
         """
-        return next((" ".join(run) for run in self._runs_of(text) if run in self._runs), "")
+        words = _words(text)
+        runs = (each for length in self._lengths for each in _runs_of(words, length))
+        return next((" ".join(each) for each in runs if each in self._runs), "")
 
-    def _runs_of(self, text: str) -> list[tuple[str, ...]]:
-        words = _WORD.findall(text.lower())
-        return [tuple(words[i : i + self._run]) for i in range(len(words) - self._run + 1)]
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _runs_of(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    return (tuple(words[i : i + length]) for i in range(len(words) - length + 1))
 
 
 def compositions(
