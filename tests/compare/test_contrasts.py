@@ -129,6 +129,31 @@ def test_an_update_that_was_measured_stands_for_maintenance() -> None:
     assert cells["soft_prompt"].text.startswith("fit again: ")
 
 
+def test_times_have_the_intervals_that_were_measured() -> None:
+    how = "planted"
+    evidence = [
+        Evidence(question, question, "?", Answered((Measurement(*figure),)))
+        for question, figure in (
+            ("cost_to_fit", ("seconds", "lora", "seconds", 60.0, 3, how, 45.0, 75.0)),
+            (
+                "cost_to_serve",
+                ("milliseconds_batched", "lora", "milliseconds", 13.0, 5, how, 12.0, 14.0),
+            ),
+        )
+    ]
+    made = with_evidence(compare(TRUTH, 300), evidence)
+    cells = {each.name: each.cells for each in contrasts(made)}
+    lora = [entry.method for entry in made.entries].index("lora")
+    told = "1 min 00 s (45 s to 1 min 15 s), n = 3"
+    assert cells["training cost"][lora].text.endswith(told)
+    assert cells["training cost"][lora].measurement == "cost_to_fit"
+    assert "13.0 ms (12.0 to 14.0)" in cells["scalability"][lora].text
+    assert cells["scalability"][lora].measurement == "cost_to_serve"
+    other = 1 - lora if lora < 2 else 0
+    assert cells["training cost"][other].measurement == "cost"
+    assert "(" not in cells["scalability"][other].text
+
+
 def test_rows_that_may_be_wrong_are_counted_over_the_splits() -> None:
     quality = asked(
         "data_quality",

@@ -235,6 +235,35 @@ def test_a_break_even_says_how_often_each_domain_is_fitted() -> None:
         assert all(each.endswith(words) for each in told), told
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_break_even_is_of_times_taken_in_turns(apart: bool) -> None:
+    """The table's times are of different minutes; where turns do not part the two, none is told."""
+    records, rows = plant(TIE, 400)
+    slow = [
+        replace(each, milliseconds_per_row=25.0, seconds=10.0) if each.method == "lora" else each
+        for each in records
+    ]
+    made = build_comparison(SPEC, slow, [], CONTEXT, rows)
+    chosen = made.recommendation.method
+    assert any("against" in each and "ms a request" in each for each in advised(made).would_change)
+    times = [
+        Measurement(
+            "milliseconds_batched", each.method, "milliseconds",
+            40.0 if each.method == "lora" else 20.0, 5, "planted", 10.0, 50.0,
+        )
+        for each in made.entries
+    ]  # fmt: skip
+    pair = Measurement(
+        "break_even_requests", chosen, "requests", 9.0 if apart else None, 5, "planted",
+        beside="lora", absent="" if apart else "the two cannot be told apart per request",
+    )  # fmt: skip
+    asked = Evidence("cost_to_serve", "Cost", "what?", Answered((*times, pair)))
+    told = recommend(made.entries, made.pairs, None, (asked,)).would_change
+    lines = [each for each in told if "lora takes less of this machine" in each]
+    assert len(lines) == apart
+    assert all("40.0 against 20.0 ms a request" in each for each in lines)
+
+
 def test_a_crossing_without_limits_is_not_told() -> None:
     """Too many of its drawings do not cross for 95% limits to be had."""
     made = compare(CLEAR, 600)

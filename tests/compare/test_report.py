@@ -20,6 +20,7 @@ from tunewise.compare.page import MOST_ROWS, bar_limits, disagreements, page_of
 from tunewise.compare.priorities import Priorities
 from tunewise.compare.report import escape_markdown, write_reports, write_text
 from tunewise.compare.table import build_comparison, gather_details
+from tunewise.compare.wording import p_text
 from tunewise.errors import StorageError
 from tunewise.measure.records import SkippedMethod
 
@@ -163,7 +164,7 @@ def test_markdown_stays_markdown(evil: tuple[Comparison, ReportDetails, Path]) -
     assert "<img" not in text
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
-    assert widths == {11, 5, 2 + len(evil[0].entries)}
+    assert widths == {11, 6, 2 + len(evil[0].entries)}
 
 
 @pytest.mark.parametrize(
@@ -292,6 +293,54 @@ def test_a_file_in_the_folders_place_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(StorageError):
         write_text(tmp_path / "out" / "report.md", "text")
+
+
+def test_every_reason_leads_to_its_figure_and_its_rows(tmp_path: Path) -> None:
+    """The best is not the recommended: what ties, and what lies below, was judged beside it."""
+    records, rows = plant(TRUTH | {"soft_prompt": 0.9, "lora": 0.91}, 300)
+    comparison = build_comparison(SPEC, records, [], CONTEXT, rows)
+    details = gather_details(comparison, records, list(rows.values()), {})
+    write_reports(comparison, details, tmp_path)
+    advice = comparison.recommendation
+    assert (advice.method, advice.best) == ("soft_prompt", "lora")
+    page = page_of(comparison, details)
+    tables = {each.method: each for each in page["differences"]}
+    assert list(tables) == [advice.method, advice.best]
+    assert [each.judged for each in tables.values()] == [False, True]
+    anchors = dict(zip(tables, ("differences", "differences-best"), strict=True))
+    paired = 0
+    for reason, source in zip(page["reasons"], advice.reason_sources, strict=True):
+        assert reason["rows_anchor"] == "rows"
+        if source.measurement != "paired_difference":
+            continue
+        paired += 1
+        (beside,) = [name for name, anchor in anchors.items() if anchor == reason["anchor"]]
+        (other,) = [name for name in source.methods if name != beside]
+        (line,) = [each for each in tables[beside].lines if each["method"] == other]
+        shown = {line["difference"].lstrip("-"), line["holm"], line["p_value"]} - {""}
+        assert any(each in reason["text"] for each in shown)
+    assert paired > 2
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="differences"' in text
+    assert 'id="differences-best"' in text
+    for pair in comparison.pairs:
+        if advice.best in (pair.a, pair.b) and pair.p_value_holm is not None:
+            other = pair.a if pair.b == advice.best else pair.b
+            (line,) = [each for each in tables[advice.best].lines if each["method"] == other]
+            assert line["holm"] == p_text(pair.p_value_holm)
+
+
+def test_a_correction_counts_those_that_meet_the_priorities(tmp_path: Path) -> None:
+    records, rows = plant(TRUTH, 90)
+    wanted = Priorities.model_validate({"domains": 1000, "most_gigabytes": 1.0})
+    comparison = build_comparison(SPEC, records, [], CONTEXT, rows, wanted)
+    advice = comparison.recommendation
+    assert comparison.entries[0].method in advice.unmet
+    page = page_of(comparison, gather_details(comparison, records, list(rows.values()), {}))
+    judged = page["differences"][-1]
+    assert (judged.method, judged.judged) == (advice.best, True)
+    holms = {each["method"]: each["holm"] for each in judged.lines}
+    assert {name for name, value in holms.items() if not value} == set(advice.unmet)
 
 
 def test_priorities_and_contrasts_are_shown(tmp_path: Path) -> None:

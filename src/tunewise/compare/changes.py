@@ -14,7 +14,7 @@ from tunewise.measure.evidence import Evidence
 from tunewise.numerics.pairs import rows_to_resolve
 
 DOMAINS = 10  # "if ten domains share one base", the example in `would_change`
-CROSSING = "crossing_rows"
+CROSSING, BREAK_EVEN = "crossing_rows", "break_even_requests"
 _MOST_BREAK_EVENS = 2
 _SAME_SPEED = 1.1  # milliseconds that differ by less are not told apart
 
@@ -38,7 +38,7 @@ def would_change(found: Decision, evidence: Sequence[Evidence] = ()) -> Iterator
             f"{points(found.pair(best, chosen).high)})."
         )
     yield from crossings(found, evidence)
-    yield from break_evens(found)
+    yield from break_evens(found, evidence)
     cheaper = [entry for entry in found.entries if found.order(entry) < found.order(chosen)]
     cheaper = [
         entry
@@ -76,11 +76,20 @@ def crossings(found: Decision, evidence: Sequence[Evidence]) -> Iterator[str]:
         )
 
 
-def break_evens(found: Decision) -> Iterator[str]:
-    """From how many requests a month on a tied method takes less of the machine, or more."""
+def break_evens(found: Decision, evidence: Sequence[Evidence] = ()) -> Iterator[str]:
+    """From how many requests a month on a tied method takes less of the machine, or more.
+
+    Where the two were timed in turns, that tells whether their speeds can be told apart at all.
+
+    Args:
+        found: what the rule found.
+        evidence: the questions that were asked.
+    """
+    apart = _timed_apart(evidence)
     told = 0
     for entry in found.tied:
-        requests = break_even(found, entry)
+        pair = frozenset((entry.method, found.chosen.method))
+        requests = break_even(found, entry) if apart.get(pair, True) else None
         if entry is found.chosen or requests is None or told == _MOST_BREAK_EVENS:
             continue
         told += 1
@@ -95,6 +104,16 @@ def break_evens(found: Decision) -> Iterator[str]:
             f"{entry.fit.seconds:.0f} against {found.chosen.fit.seconds:.0f} s a fit, "
             f"{_fits(found)}."
         )
+
+
+def _timed_apart(evidence: Sequence[Evidence]) -> dict[frozenset[str], bool]:
+    """Of every pair that was timed in turns, whether the one that is dearer to fit is quicker."""
+    return {
+        frozenset((each.about, each.beside)): each.value is not None
+        for one in evidence
+        for each in one.answered.measurements
+        if each.name == BREAK_EVEN
+    }
 
 
 def break_even(found: Decision, entry: Entry) -> float | None:

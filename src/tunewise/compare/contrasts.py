@@ -75,6 +75,9 @@ class _Figure:
 _ROWS_NEEDED = _Figure("data_need", "rows_needed")
 _ELSEWHERE = _Figure("out_of_domain", "loss_elsewhere")
 _UPDATE = _Figure("update", "seconds", {"way": "continued"})
+# Found where the table's own figures have no interval.
+_FIT_SECONDS = _Figure("cost_to_fit", "seconds")
+_REQUEST = _Figure("cost_to_serve", "milliseconds_batched")
 
 
 def contrasts(comparison: Comparison) -> tuple[Contrast, ...]:
@@ -93,14 +96,18 @@ def contrasts(comparison: Comparison) -> tuple[Contrast, ...]:
 
     return (
         line("data requirement", "training rows within tolerance of all", asked(_ROWS_NEEDED)),
-        line("training cost", "work and time of a fit", _training),
+        line(
+            "training cost",
+            "work and time of a fit",
+            lambda entry: _training(comparison.evidence, entry),
+        ),
         line("model size", "kept beside the base; numbers trained", _size),
         line("flexibility", "points lost where it was not trained", asked(_ELSEWHERE)),
         line("performance", "score with its 95% interval", _performance),
         line(
             "scalability",
             f"{DOMAINS:,} domains with the base; a request",
-            lambda entry: _scale(entry, base),
+            lambda entry: _scale(comparison.evidence, entry, base),
         ),
         line(
             "maintenance",
@@ -114,9 +121,12 @@ def _performance(entry: Entry) -> Cell:
     return Cell(f"{score_text(entry.test)}, n = {entry.test.n:,}", "accuracy")
 
 
-def _training(entry: Entry) -> Cell:
+def _training(evidence: Sequence[Evidence], entry: Entry) -> Cell:
     work = flops_text(entry.fit.flops) if entry.fit.flops > 0 else "no work in the base"
-    return Cell(f"{work}, {seconds_text(entry.fit.seconds)}", "cost")
+    found = _found(evidence, _FIT_SECONDS, entry)
+    if found is None or found.low is None:
+        return Cell(f"{work}, {seconds_text(entry.fit.seconds)}", "cost")
+    return Cell(f"{work}, {_figure_text(found)}", _FIT_SECONDS.question)
 
 
 def _size(entry: Entry) -> Cell:
@@ -125,13 +135,22 @@ def _size(entry: Entry) -> Cell:
     return Cell(f"{size_text(entry.bytes_on_disk)}{numbers}", "cost")
 
 
-def _scale(entry: Entry, base: int) -> Cell:
+def _scale(evidence: Sequence[Evidence], entry: Entry, base: int) -> Cell:
     held = base + DOMAINS * entry.bytes_on_disk
+    request, source = f"{_milliseconds(entry.milliseconds_per_row)} ms", "cost"
+    found = _found(evidence, _REQUEST, entry)
+    if found is not None:
+        limits = interval_text(found.low, found.high, _milliseconds)
+        request, source = f"{_milliseconds(found.number)} ms{limits}", _REQUEST.question
     return Cell(
-        f"{size_text(held)}, {entry.milliseconds_per_row:.1f} ms, "
+        f"{size_text(held)}, {request}, "
         f"{tokens_text(entry.prompt_tokens_per_request)} tokens before it",
-        "cost",
+        source,
     )
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.1f}"
 
 
 def _change(evidence: Sequence[Evidence], entry: Entry) -> Cell:
@@ -145,6 +164,16 @@ def _change(evidence: Sequence[Evidence], entry: Entry) -> Cell:
     return Cell(f"fit again: {seconds_text(entry.fit.seconds)}{apart}", "cost")
 
 
+def _found(evidence: Sequence[Evidence], figure: _Figure, entry: Entry) -> Measurement | None:
+    """The first figure about an entry that the question has; None where there is none."""
+    asked = next((each for each in evidence if each.question == figure.question), None)
+    for each in () if asked is None else asked.answered.measurements:
+        named = (each.about, each.name) == (entry.method, figure.name)
+        if named and figure.part.items() <= each.part.items() and each.value is not None:
+            return each
+    return None
+
+
 def _answer(evidence: Sequence[Evidence], figure: _Figure, entry: Entry) -> Cell:
     """The first figure about an entry that the question has; else why there is none."""
     asked = next((each for each in evidence if each.question == figure.question), None)
@@ -152,15 +181,15 @@ def _answer(evidence: Sequence[Evidence], figure: _Figure, entry: Entry) -> Cell
         return Cell(f"not asked (--questions {figure.question})", figure.question, absent=True)
     if asked.absent:
         return Cell(f"not measured: {asked.absent}", figure.question, absent=True)
+    found = _found(evidence, figure, entry)
+    if found is not None:
+        return Cell(_figure_text(found), figure.question)
     about = [
         each
         for each in asked.answered.measurements
         if (each.about, each.name) == (entry.method, figure.name)
         and figure.part.items() <= each.part.items()
     ]
-    for each in about:
-        if each.value is not None:
-            return Cell(_figure_text(each), figure.question)
     reason = about[0].absent if about else "the question did not take it in"
     return Cell(f"not measured: {reason}", figure.question, absent=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tunewise.compare.asked import asked_questions, in_order
@@ -24,6 +24,7 @@ from tunewise.compare.wording import (
     tokens_text,
 )
 from tunewise.measure.records import RowResult
+from tunewise.numerics.pairs import holm
 from tunewise.task.types import Row
 
 MOST_ROWS = 60
@@ -63,47 +64,64 @@ class Disagreement:
     wrong: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """All other methods beside one on the same rows; `judged` where ties were judged by it."""
+
+    method: str
+    judged: bool
+    lines: tuple[Mapping[str, str], ...]
+
+
 def page_of(comparison: Comparison, details: ReportDetails) -> dict[str, Any]:
     """Everything both templates need, by name."""
     entries = comparison.entries
     low, high = bar_limits(entries)
     differing = disagreements(comparison, details)
+    questions = asked_questions(comparison.evidence)
     extras = sorted({name for entry in entries for name in entry.extra})
     return {
         "comparison": comparison,
         "advice": comparison.recommendation,
-        "reasons": _reasons(comparison),
+        "reasons": _reasons(comparison, differing),
         "give_up": comparison.recommendation.priorities.get("give_up_points", GIVE_UP_POINTS),
         "chosen": comparison.entry(comparison.recommendation.method),
         "lines": [_line(comparison, entry, low, high) for entry in entries],
         "bar_low": points(low),
         "bar_high": points(high),
         "contrasts": contrasts(comparison),
-        "differences": [_difference(comparison, pair) for pair in _with_chosen(comparison)],
+        "differences": _differences(comparison),
         "labels": _slices(entries, [entry.by_label for entry in entries]),
         "domains": _slices(entries, [entry.by_domain for entry in entries]),
         "extras": [name for name in extras if len({each.extra.get(name) for each in entries}) > 1],
         "rows": differing[:MOST_ROWS],
         "rows_in_all": len(differing),
-        "questions": asked_questions(comparison.evidence),
+        "questions": questions,
+        "answered": {each.anchor for each in questions if not each.absent},
         "data_check": details.data_check,
         "words": {"points": points, "score": score_text, "count": count_text},
     }
 
 
-def _reasons(comparison: Comparison) -> list[dict[str, str]]:
-    """The reasons, and where on the page that which they rest on is."""
+def _reasons(comparison: Comparison, differing: Sequence[Disagreement]) -> list[dict[str, str]]:
+    """The reasons, and where on the page that which they rest on is, and its rows."""
     advice = comparison.recommendation
     anchors = {"accuracy": "table", "paired_difference": "differences", "cost": "contrasts"}
-    chosen_alone = len(comparison.entries) == 1
-    return [
-        {
-            "text": text,
-            "anchor": "table" if chosen_alone else anchors.get(source.measurement, "table"),
-            "from": f"{source.measurement.replace('_', ' ')}, {source.rows:,} rows",
-        }
-        for text, source in zip(advice.reasons, advice.reason_sources, strict=True)
-    ]
+    told = []
+    for text, source in zip(advice.reasons, advice.reason_sources, strict=True):
+        anchor = anchors.get(source.measurement, "table")
+        if anchor == "differences" and advice.method not in source.methods:
+            anchor = "differences-best"
+        told.append(
+            {
+                "text": text,
+                "anchor": "table" if len(comparison.entries) == 1 else anchor,
+                "measurement": source.measurement.replace("_", " "),
+                "rows": f"{source.rows:,} rows",
+                "rows_anchor": "rows" if differing else "table",
+            }
+        )
+    return told
 
 
 def charts_of(comparison: Comparison) -> dict[str, Any]:
@@ -226,23 +244,53 @@ def _line(comparison: Comparison, entry: Entry, low: float, high: float) -> Line
     )
 
 
-def _with_chosen(comparison: Comparison) -> list[Pair]:
-    """Pairs with the recommended method."""
-    chosen = comparison.recommendation.method
-    return [pair for pair in comparison.pairs if chosen in (pair.a, pair.b)]
+def _differences(comparison: Comparison) -> list[Differences]:
+    """Beside the recommended method, then beside the best: reasons and ties rest on both."""
+    advice = comparison.recommendation
+    found = []
+    for method in dict.fromkeys((advice.method, advice.best)):
+        pairs = [_beside(pair, method) for pair in comparison.pairs if method in (pair.a, pair.b)]
+        judged = method == advice.best
+        corrected = _corrected(comparison, pairs) if judged else {}
+        lines = tuple(_difference(pair, corrected.get(pair.a)) for pair in pairs)
+        if lines:
+            found.append(Differences(method, judged, lines))
+    return found
 
 
-def _difference(comparison: Comparison, pair: Pair) -> dict[str, str]:
-    """One line of the table of differences: the other method minus the recommended one."""
-    chosen = comparison.recommendation.method
-    sign = 1 if pair.b == chosen else -1
-    low, high = sorted((sign * pair.low, sign * pair.high))
+def _corrected(comparison: Comparison, pairs: Sequence[Pair]) -> dict[str, float]:
+    """P-values beside the best as the recommendation reads them, by method: corrected for the
+    number of those that meet the priorities, or of all where none does."""
+    advice = comparison.recommendation
+    able = [pair for pair in pairs if pair.a not in advice.unmet]
+    if advice.best in advice.unmet:
+        able = list(pairs)
+    values = holm([pair.p_value for pair in able])
+    return {pair.a: value for pair, value in zip(able, values, strict=True)}
+
+
+def _beside(pair: Pair, method: str) -> Pair:
+    """The pair as the other method's score minus this one's."""
+    if pair.b == method:
+        return pair
+    return replace(
+        pair,
+        a=pair.b,
+        b=pair.a,
+        difference=-pair.difference,
+        low=-pair.high,
+        high=-pair.low,
+    )
+
+
+def _difference(pair: Pair, corrected: float | None) -> dict[str, str]:
+    """One line of a table of differences."""
     return {
-        "method": pair.a if sign == 1 else pair.b,
-        "difference": points(sign * pair.difference),
-        "interval": f"{points(low)} to {points(high)}",
+        "method": pair.a,
+        "difference": points(pair.difference),
+        "interval": f"{points(pair.low)} to {points(pair.high)}",
         "p_value": p_text(pair.p_value),
-        "holm": "" if pair.p_value_holm is None else p_text(pair.p_value_holm),
+        "holm": "" if corrected is None else p_text(corrected),
     }
 
 

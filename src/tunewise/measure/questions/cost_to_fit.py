@@ -81,7 +81,8 @@ def _of(name: str, fits: Sequence[Subject], settings: CostToFitSettings) -> list
                 mean,
                 len(values),
                 f"{how}; mean of n fits, interval by Student's t over them",
-                low,
+                # Student's limits of few fits may reach below what can be.
+                None if low is None else max(0.0, low),
                 high,
                 higher_is_better=False,
                 seeds=tuple(record.seed for record in records),
