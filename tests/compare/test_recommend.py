@@ -335,6 +335,18 @@ def test_warns_of_training_that_hardly_began(steps: tuple[int, int], told: str |
     assert told is None or told in text
 
 
+@pytest.mark.parametrize(("steps", "began"), [(6, False), (40, True)])
+def test_a_verdict_against_training_that_hardly_began_is_not_final(steps: int, began: bool) -> None:
+    records, rows = plant({"zero_shot": 0.6, "tfidf": 0.9, "lora": 0.6}, 300)
+    records = [
+        replace(each, notes={"steps": steps}) if each.method == "lora" else each for each in records
+    ]
+    advice = build_comparison(SPEC, records, [], CONTEXT, rows).recommendation
+    assert advice.verdict is Verdict.CLASSIFIER
+    assert ("for this budget only: lora hardly began to train" in advice.headline) is not began
+    assert any(step.startswith("Ship tfidf") for step in advice.next_steps) is began
+
+
 def test_warns_of_seeds_far_apart() -> None:
     rows = make_rows(200)
     fits = [

@@ -16,6 +16,7 @@ from tunewise.numerics.pairs import rows_to_resolve
 DOMAINS = 10  # "if ten domains share one base", the example in `would_change`
 CROSSING, BREAK_EVEN = "crossing_rows", "break_even_requests"
 _MOST_BREAK_EVENS = 2
+_NOT_IN_TURNS = " (timed at different minutes; --questions cost_to_serve takes turns)"
 _SAME_SPEED = 1.1  # milliseconds that differ by less are not told apart
 
 
@@ -102,7 +103,7 @@ def break_evens(found: Decision, evidence: Sequence[Evidence] = ()) -> Iterator[
             f"less of this machine than {found.chosen.method}: {entry.milliseconds_per_row:.1f} "
             f"against {found.chosen.milliseconds_per_row:.1f} ms a request, "
             f"{entry.fit.seconds:.0f} against {found.chosen.fit.seconds:.0f} s a fit, "
-            f"{_fits(found)}."
+            f"{_fits(found)}{'' if pair in apart else _NOT_IN_TURNS}."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tunewise.compare.contract import Entry, SliceScore, Verdict
+from tunewise.compare.contract import Entry, Role, SliceScore, Verdict
 from tunewise.compare.decide import ALPHA, FEW_ROWS, Decision
 from tunewise.compare.entries import hardly_trained
 from tunewise.compare.phrases import interval_text
@@ -138,4 +138,6 @@ def _can_ship(found: Decision) -> bool:
     settled = found.verdict not in (Verdict.NOT_ENOUGH_DATA, Verdict.NOTHING_LEARNED)
     wanted = found.priorities.minimum_quality
     sure = wanted is None or 100 * found.chosen.test.low >= wanted
-    return settled and found.met and sure
+    # What is cheaper than training was not held against any that had its chance.
+    tried = found.chosen.role is Role.TRAINED or not hardly_trained(found.entries)
+    return settled and found.met and sure and tried

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tunewise.compare.contract import Entry, Reason, Role, Source, Verdict
 from tunewise.compare.decide import Decision, is_different
-from tunewise.compare.entries import COST_LADDER, rung
+from tunewise.compare.entries import COST_LADDER, hardly_trained, rung
 from tunewise.compare.phrases import against, cost_text
 from tunewise.compare.priorities import month_of
 from tunewise.compare.wording import names_text, plural, points, score_text
@@ -25,7 +25,19 @@ _SCORE, _PAIR, _COST = "accuracy", "paired_difference", "cost"
 def headline(found: Decision) -> str:
     """The answer in one or two plain sentences."""
     limit = "" if found.met else " Nothing measured meets the priorities; this is the nearest."
-    return _answer(found) + limit
+    return _answer(found) + _untrained(found) + limit
+
+
+def _untrained(found: Decision) -> str:
+    """That a verdict against training rests on training that hardly began; "" where it does not."""
+    few = list(hardly_trained(found.entries))
+    if not few or found.verdict not in (
+        Verdict.DO_NOT_ADAPT,
+        Verdict.CLASSIFIER,
+        Verdict.NOTHING_LEARNED,
+    ):
+        return ""
+    return f" It holds for this budget only: {names_text(few)} hardly began to train."
 
 
 def _answer(found: Decision) -> str:
