@@ -11,9 +11,10 @@ import pytest
 from tests.laws.fitting import base_of, context_of, generation_view, planted_view
 
 from tunewise.adaptation.attach import lower_parts
+from tunewise.adaptation.contestant import SHARED_PRICE, Contestant
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import example, label_frequencies, sample_rows
-from tunewise.adaptation.race import SHARED_PRICE, Contestant, affordable, race
+from tunewise.adaptation.race import affordable, race
 from tunewise.adaptation.readout import Readout
 from tunewise.model.answers import mean_answer_loss
 from tunewise.numerics.calibration import batch_bias, cross_entropy

@@ -159,6 +159,22 @@ def test_long_labels_are_normalised_where_it_helps() -> None:
     assert adjusted_scores(scores, renderer, Decoding("score", True)).tolist() == per_token.tolist()
 
 
+def test_contextual_calibration_is_taken_where_the_batch_says_nothing() -> None:
+    """Four of five rows have one label, and the training rows say it is one of five."""
+    renderer = renderer_with(("n1", "y1"))
+    gold = np.array([0] * 32 + [1] * 8)
+    known = np.concatenate([np.linspace(0.1, 1.0, 32), np.linspace(-1.0, -0.1, 8)])
+    scores = np.stack([known + 6.0, np.zeros(40)], axis=1)
+    assert choose_decoding(scores, gold.tolist(), renderer, [0.2, 0.8]) == Decoding("score")
+    nothing = np.array([[6.1, 0.0], [5.9, 0.0], [6.0, 0.0]])
+    chosen = choose_decoding(scores, gold.tolist(), renderer, [0.2, 0.8], content_free=nothing)
+    assert chosen.label_bias == pytest.approx((-3.0, 3.0), abs=0.01)
+    assert (adjusted_scores(scores, renderer, chosen).argmax(axis=1) == gold).all()
+    silent = np.zeros((3, 2))
+    told = choose_decoding(scores, gold.tolist(), renderer, [0.2, 0.8], content_free=silent)
+    assert told == Decoding("score")
+
+
 def test_copies_of_rows_prove_no_change() -> None:
     """A bias wins two of six rows and loses one; ten times over, that is still within the noise."""
     renderer = renderer_with(("n1", "y1"))

@@ -13,9 +13,9 @@ from tests.methods.test_prompt_search import KINDS, SMALL, VIEW, judged, notes_o
 
 from tunewise.adaptation import store
 from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.contestant import Contestant
 from tunewise.adaptation.ensemble import Ensemble
 from tunewise.adaptation.predict import BasePredictor, predictor_for
-from tunewise.adaptation.race import Contestant
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import parse_settings, prompts_at_most
 from tunewise.methods._ensemble import gathered

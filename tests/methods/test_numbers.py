@@ -9,7 +9,7 @@ from tests.laws.fitting import base_of, context_of, fit, planted_view
 from tests.methods.test_prompt_search import notes_of, prompt_of, tried
 
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.race import Contestant
+from tunewise.adaptation.contestant import Contestant
 from tunewise.methods.prompt_search import _Search
 
 VIEW = planted_view(40, 60)

@@ -11,9 +11,10 @@ import pytest
 from tests.laws.fitting import base_of, context_of, fit, generation_view, planted_view, with_spec
 
 from tunewise.adaptation.bundle import Adaptation, Decoding
+from tunewise.adaptation.contestant import Contestant
+from tunewise.adaptation.ensemble import CONTENT_FREE, Ensemble
 from tunewise.adaptation.parts import PromptTextPart
 from tunewise.adaptation.predict import BasePredictor, predictor_for
-from tunewise.adaptation.race import Contestant
 from tunewise.adaptation.readout import adjusted_scores
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import parse_settings
@@ -55,6 +56,48 @@ def judged(base: Base, adaptation: Adaptation) -> tuple[float, float]:
         scores = adjusted_scores(scores, predictor.readout.renderer, adaptation.decoding)
     gold = np.array([VIEW.spec.labels.index(row.output) for row in VIEW.validation])
     return float((scores.argmax(axis=1) == gold).mean()), cross_entropy(scores, gold)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_is_kept_is_asked_about_nothing_and_pays_for_it(number: int) -> None:
+    context = context_of(base_of(), VIEW)
+    members = [
+        Contestant(context, text, PromptText(text), (), VIEW.validation[:20])
+        for text in ("Yes or no?", "Is it?")[:number]
+    ]
+    several = Ensemble(members)
+    several.extend(20)
+    before, cost = context.ledger.spent, sum(one.label_cost(CONTENT_FREE) for one in members)
+    decoding, contextual = several.readout(20)
+    assert context.ledger.spent - before == cost > 0
+    assert contextual is (decoding != several.verdict(20).decoding)
+    poor = context_of(base_of(), VIEW, limit=before + cost - 1)
+    poor_members = [Contestant(poor, one.name, one.prompt, (), one.rows) for one in members]
+    several = Ensemble(poor_members)
+    several.extend(20)
+    assert several.readout(20) == (several.verdict(20).decoding, None)
+
+
+def test_what_does_not_fit_the_context_is_not_asked() -> None:
+    """The rows have short neighbours; the longest one is nearest to an input without content."""
+    base = base_of()
+    pool = (Demonstration("n/a " * base.context_length, "no"), Demonstration("abc", "yes"))
+    context = context_of(base, VIEW)
+    prompt = PromptText("Yes or no?", pool=pool, nearest=1)
+    one = Contestant(context, "long", prompt, (), VIEW.validation[:4])
+    assert not one.holds(CONTENT_FREE)
+    plain = Contestant(context, "plain", PromptText("Yes or no?"), (), VIEW.validation[:4])
+    assert plain.holds(CONTENT_FREE)
+    for each in (one, plain):
+        each.scores = [np.array([0.0, -1.0])] * 4
+    before = context.ledger.spent
+    assert Ensemble([plain, one]).readout(4)[1] is None
+    assert context.ledger.spent == before
+
+
+def test_answers_that_are_texts_have_no_labels_to_calibrate() -> None:
+    assert notes_of(search(base_of(), generation_view()))["contextual_calibration"] is None
+    assert notes_of(search(base_of()))["contextual_calibration"] in (True, False)
 
 
 def test_three_rounds_each_told_and_the_winner_confirmed_apart() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tests.laws.fitting import base_of, context_of, fit, generation_view
 
+from tunewise.adaptation.contestant import Contestant
 from tunewise.adaptation.judge import sample_rows
-from tunewise.adaptation.race import Contestant
 from tunewise.methods._registry import find_method
 from tunewise.methods.prompt_search import _Search
 from tunewise.task.types import FitView

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tunewise.numerics.calibration import batch_bias, cross_entropy, softmax
+from tunewise.numerics.calibration import batch_bias, content_free_bias, cross_entropy, softmax
 
 
 def scores_of(rows: int, labels: int, seed: int = 0) -> np.ndarray:
@@ -25,6 +25,15 @@ def test_softmax_of_far_scores() -> None:
     assert softmax(np.array([[-1e5, -1e5 + 1.0]])).tolist() == [
         pytest.approx([1 / (1 + math.e), math.e / (1 + math.e)])
     ]
+
+
+def test_what_nothing_is_given_is_taken_off() -> None:
+    scores = scores_of(3, 4)
+    bias = content_free_bias(scores)
+    assert bias.mean() == pytest.approx(0)
+    mean = softmax(scores).mean(axis=0)
+    odds = mean * np.exp(bias)
+    assert odds / odds.sum() == pytest.approx([0.25] * 4)
 
 
 def test_cross_entropy_by_hand() -> None:

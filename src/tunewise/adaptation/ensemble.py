@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tunewise.adaptation.bundle import Decoding
+from tunewise.adaptation.contestant import Contestant
 from tunewise.adaptation.judge import Verdict
-from tunewise.adaptation.race import Contestant
 from tunewise.adaptation.readout import joined_scores
 from tunewise.numerics.calibration import Floats
+
+# Inputs that say nothing, of which contextual calibration takes the mean (Zhao et al. 2021).
+CONTENT_FREE = ("N/A", "", "[MASK]")
 
 
 class Ensemble:
@@ -54,6 +58,25 @@ class Ensemble:
         if len(self.members) == 1:
             return first.verdict(until)
         return first.verdict_of(self._scores(until))
+
+    def readout(self, until: int) -> tuple[Decoding, bool | None]:
+        """The readout chosen on the first rows, contextual calibration among the choices.
+
+        Args:
+            until: rows that all were scored on.
+
+        Returns:
+            The readout, and whether contextual calibration was taken; None where it was not tried,
+            since no labels are scored, or context or ledger do not cover it.
+        """
+        first, plain = self.members[0], self.verdict(until).decoding
+        if not first.by_label or not all(one.holds(CONTENT_FREE) for one in self.members):
+            return plain, None
+        if not first.context.ledger.covers(sum(x.label_cost(CONTENT_FREE) for x in self.members)):
+            return plain, None
+        nothing = joined_scores([one.label_scores(CONTENT_FREE) for one in self.members])
+        found = first.verdict_of(self._scores(until), nothing).decoding
+        return found, found != plain
 
     def _scores(self, until: int) -> Floats:
         return joined_scores([np.array(one.scores[:until]) for one in self.members])

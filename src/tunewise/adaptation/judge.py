@@ -84,9 +84,10 @@ def label_verdict(
     renderer: Renderer,
     frequencies: Sequence[float],
     clusters: Sequence[str] | None = None,
+    content_free: Floats | None = None,
 ) -> Verdict:
     """The verdict of label scores (n, L), with the readout chosen on these rows."""
-    decoding = choose_decoding(scores, gold.tolist(), renderer, frequencies, clusters)
+    decoding = choose_decoding(scores, gold.tolist(), renderer, frequencies, clusters, content_free)
     adjusted = adjusted_scores(scores, renderer, decoding)
     metric = float((adjusted.argmax(axis=1) == gold).mean())
     return Verdict(metric, cross_entropy(adjusted, gold), decoding)

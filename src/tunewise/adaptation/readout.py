@@ -16,7 +16,13 @@ from tunewise.model.grammar import JsonGrammar
 from tunewise.model.ledger import Ledger
 from tunewise.model.prefix import SharedPrefix
 from tunewise.model.score import label_log_probabilities
-from tunewise.numerics.calibration import Floats, batch_bias, cross_entropy, softmax
+from tunewise.numerics.calibration import (
+    Floats,
+    batch_bias,
+    content_free_bias,
+    cross_entropy,
+    softmax,
+)
 from tunewise.numerics.racing import paired_error
 from tunewise.numerics.trie import build_trie, prefix_free
 from tunewise.task.render import Renderer
@@ -242,6 +248,7 @@ def choose_decoding(
     renderer: Renderer,
     frequencies: Sequence[float],
     clusters: Sequence[str] | None = None,
+    content_free: Floats | None = None,
 ) -> Decoding:
     """Choose length normalisation and calibration on validation rows.
 
@@ -254,6 +261,8 @@ def choose_decoding(
         renderer: knows the labels' tokens.
         frequencies: (L,) share of each label in training rows.
         clusters: (n,) group of each row; None where rows are independent.
+        content_free: (m, L) the same sums behind inputs without content; contextual calibration is
+            tried where they are given, last.
     """
     answer = np.asarray(gold, dtype=np.int64)
     lengths = {len(tokens) for tokens in label_sequences(renderer)}
@@ -263,7 +272,11 @@ def choose_decoding(
     loss = cross_entropy(scores, answer)
     for normalised in (False, True) if len(lengths) > 1 else (False,):
         plain = adjusted_scores(scores, renderer, Decoding("score", length_normalised=normalised))
-        for bias in ((), tuple(batch_bias(plain)), tuple(batch_bias(plain, target))):
+        biases = [np.zeros(0), batch_bias(plain), batch_bias(plain, target)]
+        if content_free is not None:
+            same = Decoding("score", length_normalised=normalised)
+            biases.append(content_free_bias(adjusted_scores(content_free, renderer, same)))
+        for bias in biases:
             option = Decoding("score", normalised, tuple(float(value) for value in bias))
             adjusted = adjusted_scores(scores, renderer, option)
             now_right = adjusted.argmax(axis=1) == answer

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tunewise.adaptation.contestant import Contestant
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.demonstrations import (
     Choice,
@@ -17,7 +18,7 @@ from tunewise.adaptation.demonstrations import (
     showable_rows,
 )
 from tunewise.adaptation.parts import Part
-from tunewise.adaptation.race import Contestant, RaceOutcome
+from tunewise.adaptation.race import RaceOutcome
 from tunewise.methods._proposals import proposals
 from tunewise.methods._settings.prompt_search import PromptSearchSettings
 from tunewise.task.edits import edits

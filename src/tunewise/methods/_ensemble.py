@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from tunewise.adaptation.bundle import Decoding
+from tunewise.adaptation.contestant import Contestant
 from tunewise.adaptation.ensemble import Ensemble
 from tunewise.adaptation.parts import PromptTextPart
-from tunewise.adaptation.race import TIE_ERRORS, Contestant
+from tunewise.adaptation.race import TIE_ERRORS
 from tunewise.adaptation.readout import MOST_SCORED_LABELS
 from tunewise.errors import ConfigError
 from tunewise.numerics.racing import cheapest_within_noise, paired_error
@@ -79,8 +80,9 @@ def gathered(
         "ensemble": _told(ensemble, prompts, until, race_rows),
         "demonstrations": sum(len(text.demonstrations) + text.nearest for text in texts),
     }
+    decoding, contextual = ensemble.readout(until)
     part = PromptTextPart(texts[0], tuple(texts[1:]))
-    return part, ensemble.verdict(until).decoding, told
+    return part, decoding, told | {"contextual_calibration": contextual}
 
 
 def _chosen(

@@ -12,11 +12,11 @@ from typing import Any
 
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.contestant import Contestant, fitting_rows
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.ensemble import Ensemble
 from tunewise.adaptation.judge import Verdict, sample_rows
 from tunewise.adaptation.parts import PromptTextPart
-from tunewise.adaptation.race import Contestant, fitting_rows
 
 # Of a chain's budget, at most so much is set aside for judging its stages.
 _SHARE = 0.06

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.contestant import Contestant
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.judge import Verdict, sample_rows
 from tunewise.adaptation.plan import BATCH_SIZES
-from tunewise.adaptation.race import Contestant
 from tunewise.errors import BudgetTooSmallError
 from tunewise.methods._contract import Method
 from tunewise.methods._settings._training import TrainingSettings

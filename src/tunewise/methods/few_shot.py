@@ -13,11 +13,12 @@ import numpy as np
 
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation, Decoding
+from tunewise.adaptation.contestant import Contestant
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.demonstrations import balanced_rows, random_rows, showable_rows, shown
 from tunewise.adaptation.judge import sample_rows
 from tunewise.adaptation.parts import PromptTextPart, text_replaced
-from tunewise.adaptation.race import Contestant, race
+from tunewise.adaptation.race import race
 from tunewise.adaptation.readout import default_decoding
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import Needs

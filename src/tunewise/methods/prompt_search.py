@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tunewise.adaptation.attach import attached
 from tunewise.adaptation.bundle import Adaptation, Decoding
+from tunewise.adaptation.contestant import Contestant, fitting_rows
 from tunewise.adaptation.context import FitContext
+from tunewise.adaptation.ensemble import Ensemble
 from tunewise.adaptation.judge import parted_rows, sample_rows
 from tunewise.adaptation.parts import PromptTextPart, text_replaced
-from tunewise.adaptation.race import Contestant, RaceOutcome, affordable, fitting_rows, race, told
+from tunewise.adaptation.race import RaceOutcome, affordable, race, told
 from tunewise.methods._candidates import Candidates
 from tunewise.methods._contract import Needs
 from tunewise.methods._ensemble import gathered, set_aside
@@ -107,7 +109,9 @@ class _Search:
         shown_rows = len(kept.prompt.demonstrations) + kept.prompt.nearest
         self.notes["demonstrations"] = shown_rows
         if self.settings.ensemble == 1:
-            return PromptTextPart(kept.prompt), kept.verdict().decoding
+            decoding, contextual = Ensemble([kept]).readout(len(kept.scores))
+            self.notes["contextual_calibration"] = contextual
+            return PromptTextPart(kept.prompt), decoding
         raced = [one for each in races for one in each.standing]
         part, decoding, told = gathered(kept, raced, self.settings.ensemble, self.race_rows)
         self.notes |= told

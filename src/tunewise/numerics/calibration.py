@@ -2,7 +2,8 @@
 
 Batch calibration (Zhou et al. 2023, section 3.2) subtracts the mean probability the model gives
 each label over a batch of unlabelled rows. It assumes equally frequent labels; where they are not,
-the training frequencies are added back.
+the training frequencies are added back. Contextual calibration (Zhao et al. 2021, section 5) asks
+instead what the model would say where there is nothing to read.
 """
 
 from __future__ import annotations
@@ -42,6 +43,20 @@ def batch_bias(scores: Floats, target: Floats | None = None, *, rounds: int = 50
         bias = bias + np.log(wanted) - np.log(np.clip(mean, 1e-12, None))
         bias = bias - bias.mean()
     return bias
+
+
+def content_free_bias(scores: Floats) -> Floats:
+    """Bias that takes away what each label gets behind inputs without content.
+
+    Args:
+        scores: (m, L) log-probabilities behind such inputs.
+
+    Returns:
+        (L,) to be added to the scores, the negative logarithm of the mean probability; its mean
+        is 0.
+    """
+    bias = -np.log(np.clip(softmax(scores).mean(axis=0), 1e-12, None))
+    return np.asarray(bias - bias.mean())
 
 
 def row_cross_entropies(scores: Floats, gold: NDArray[np.int64]) -> Floats:
