@@ -14,7 +14,7 @@ from tests.methods.test_prompt_search import KINDS, SMALL, VIEW, judged, notes_o
 from tunewise.adaptation import store
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.contestant import Contestant
-from tunewise.adaptation.ensemble import Ensemble
+from tunewise.adaptation.ensemble import CONTENT_FREE, Ensemble
 from tunewise.adaptation.predict import BasePredictor, predictor_for
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import parse_settings, prompts_at_most
@@ -79,7 +79,9 @@ def test_prompts_are_added_one_by_one_by_what_all_say_together() -> None:
     assert [each.instruction for each in part.prompts] == ["kept", "other"]
     assert told["ensemble"]["loss_lower_by_more_than_noise"] is True
     assert told["ensemble"]["loss"] < told["ensemble"]["single_loss"]
-    assert context.ledger.spent == 0
+    # Choosing costs nothing; what both say where there is nothing to read is all that is asked.
+    fresh = [one("kept", half), one("other", half)]
+    assert context.ledger.spent == sum(each.label_cost(CONTENT_FREE) for each in fresh)
     both = Ensemble([kept, other])
     scores = (np.array(kept.scores) + np.array(other.scores)) / 2
     assert cross_entropy(scores, gold) == pytest.approx(float(both.verdict(60).loss), rel=0.3)
