@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import shutil
@@ -9,8 +10,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from tunewise.errors import CorruptAdaptationError, OutputFolderError, StorageError
+from tunewise.errors import (
+    AdaptationError,
+    CorruptAdaptationError,
+    OutputFolderError,
+    StorageError,
+)
 
+MANIFEST = "adaptation.json"
+
+_MOST_NAMED = 8
 REFUSALS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -18,6 +27,44 @@ REFUSALS = {
     errno.EPERM: "the folder may not be written",
     errno.EROFS: "the disk is read-only",
 }
+
+
+def check_stored(folder: Path) -> None:
+    """Refuse a folder that holds no adaptation, before torch is loaded for it.
+
+    Args:
+        folder: of an adaptation.
+
+    Raises:
+        AdaptationError: it holds none; those nearby that do are named.
+    """
+    if (folder / MANIFEST).is_file():
+        return
+    if folder.is_dir():
+        names = sorted(path.name for path in folder.iterdir())
+        found = f"{folder} holds {some_of(names) if names else 'nothing'}"
+    else:
+        found = f"{folder} is a file" if folder.exists() else f"{folder} does not exist"
+    nearby: list[str] = []
+    # A run keeps its adaptations in a folder of its own: two steps down.
+    for where, down in ((folder, "*"), (folder, "*/*"), (folder.parent, "*")):
+        if where.is_dir():
+            nearby += [str(path.parent) for path in sorted(where.glob(f"{down}/{MANIFEST}"))]
+    if folder.is_file() and (folder.parent / MANIFEST).is_file():
+        nearby = [str(folder.parent)]
+    close = difflib.get_close_matches(str(folder), nearby, n=3, cutoff=0.0)
+    raise AdaptationError(
+        "no adaptation is stored there",
+        found=found,
+        expected=f"a folder with {MANIFEST}",
+        fix=f"did you mean {' or '.join(close)}?" if close else "make one with `tunewise fit`",
+    )
+
+
+def some_of(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    rest = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def write_folder(files: Mapping[str, bytes], folder: Path) -> None:

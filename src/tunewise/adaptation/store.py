@@ -11,7 +11,6 @@ in them comes back as a list.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, version
@@ -29,7 +28,14 @@ from tunewise.adaptation.files import (
     part_files,
     read_part,
 )
-from tunewise.adaptation.folder import check_name, files_in, write_folder
+from tunewise.adaptation.folder import (
+    MANIFEST,
+    check_name,
+    check_stored,
+    files_in,
+    some_of,
+    write_folder,
+)
 from tunewise.adaptation.parts import LowRankPart, ShallowModelPart
 from tunewise.errors import (
     AdaptationError,
@@ -41,9 +47,7 @@ from tunewise.errors import (
 from tunewise.task.types import TaskSpec
 
 FORMAT = 1
-MANIFEST = "adaptation.json"
 RECORDED_LIBRARIES = ("tunewise", "torch", "transformers", "peft")
-SHOWN = 8
 _AGAIN = "copy the folder again from where it came from, or fit it again"
 
 
@@ -133,7 +137,7 @@ def save(adaptation: Adaptation, folder: Path) -> None:
         return
     raise OutputFolderError(
         "the output folder holds something else",
-        found=f"{folder}: {_some(sorted(path.name for path in folder.iterdir()))}",
+        found=f"{folder}: {some_of(sorted(path.name for path in folder.iterdir()))}",
         expected="a folder that is absent or empty, or that holds this very adaptation",
         fix="choose another folder, or remove this one",
     )
@@ -211,8 +215,7 @@ def _fingerprint(body: dict[str, Any]) -> str:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    if not path.is_file():
-        raise _no_adaptation(folder)
+    check_stored(folder)
     data = _read(path)
     try:
         body = json.loads(data)
@@ -258,12 +261,12 @@ def _read_files(folder: Path, manifest: Manifest) -> Files:
     present = set(files_in(folder)) - {MANIFEST}
     missing, extra = sorted(set(manifest.files) - present), sorted(present - set(manifest.files))
     if missing or extra:
-        found = [f"missing: {_some(missing)}"] if missing else []
-        found += [f"not part of it: {_some(extra)}"] if extra else []
+        found = [f"missing: {some_of(missing)}"] if missing else []
+        found += [f"not part of it: {some_of(extra)}"] if extra else []
         raise CorruptAdaptationError(
             "the folder does not hold the files that were saved",
             found=f"{folder}: {'; '.join(found)}",
-            expected=_some([MANIFEST, *sorted(manifest.files)]),
+            expected=some_of([MANIFEST, *sorted(manifest.files)]),
             fix="remove what does not belong there" if not missing else _AGAIN,
         )
     contents: Files = {}
@@ -288,32 +291,3 @@ def _read(path: Path) -> bytes:
         raise AdaptationError(
             "a file of the adaptation cannot be read", found=f"{path}: {error.strerror}"
         ) from error
-
-
-def _no_adaptation(folder: Path) -> AdaptationError:
-    """The error for a folder that holds no adaptation, with those nearby that do."""
-    if folder.is_dir():
-        names = sorted(path.name for path in folder.iterdir())
-        found = f"{folder} holds {_some(names) if names else 'nothing'}"
-    else:
-        found = f"{folder} is a file" if folder.exists() else f"{folder} does not exist"
-    nearby: list[str] = []
-    # A run keeps its adaptations in a folder of its own: two steps down.
-    for where, down in ((folder, "*"), (folder, "*/*"), (folder.parent, "*")):
-        if where.is_dir():
-            nearby += [str(path.parent) for path in sorted(where.glob(f"{down}/{MANIFEST}"))]
-    if folder.is_file() and (folder.parent / MANIFEST).is_file():
-        nearby = [str(folder.parent)]
-    close = difflib.get_close_matches(str(folder), nearby, n=3, cutoff=0.0)
-    return AdaptationError(
-        "no adaptation is stored there",
-        found=found,
-        expected=f"a folder with {MANIFEST}",
-        fix=f"did you mean {' or '.join(close)}?" if close else "make one with `tunewise fit`",
-    )
-
-
-def _some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

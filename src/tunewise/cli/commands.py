@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tunewise.adaptation.folder import check_stored
 from tunewise.cli.options import (
     base_option,
     data_options,
@@ -185,6 +186,7 @@ def predict_command(
     Every text or row gets one answer, in order: an empty one where it cannot be answered, as where
     the text is empty, with the reason on standard error.
     """
+    check_stored(adaptation)
     from tunewise.adaptation.predict import predictor_for
     from tunewise.adaptation.store import load
     from tunewise.errors import DataError
@@ -259,6 +261,7 @@ def _answers(inputs: Sequence[str], answers: Sequence[Answer]) -> list[dict[str,
 @data_options
 def measure_command(adaptation: Path, data: str | None, as_json: bool, **values: Any) -> None:
     """Measure a stored ADAPTATION on the rows of DATA (its test rows where it has splits)."""
+    check_stored(adaptation)
     from tunewise.adaptation.store import load
     from tunewise.cli.progress import bars
     from tunewise.cli.show import show_mapping

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tunewise.adaptation.folder import check_stored
 from tunewise.cli.options import base_option, json_option
 from tunewise.early import check_fresh
 from tunewise.errors import ConfigError
@@ -51,6 +52,7 @@ def export_command(
             expected=f"one of {', '.join(FORMATS.discover())}",
             fix="tunewise export --help tells what they are",
         )
+    check_stored(adaptation)
     files = exported_files(adaptation, name, out, base)
     if as_json:
         content = {"as": name, "out": str(out), "files": sorted(files)}

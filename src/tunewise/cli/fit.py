@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tunewise.adaptation.folder import check_stored
 from tunewise.cli.options import (
     base_option,
     budget_option,
@@ -111,6 +112,8 @@ def _run(known: Declared, given: dict[str, Any], values: dict[str, Any]) -> None
     asked = "default" if rest["budget"] is None else rest["budget"]
     parse_budget(asked, mean_row_tokens=1.0)
     check_dtype(rest["dtype"])
+    if rest["start"] is not None:
+        check_stored(rest["start"])
     check_columns(source, options)
     # From here on torch is loaded.
     from tunewise.adaptation.checkpoint import clear_state

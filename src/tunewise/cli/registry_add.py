@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tunewise.adaptation.folder import check_stored
 from tunewise.cli.options import (
     base_option,
     data_options,
@@ -51,7 +52,6 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
     does is refused. Scores that its run measured are stored with it.
     """
     from tunewise.serve.registry.names import parse_name
-    from tunewise.serve.registry.publish import Registration
 
     if (Path(name) / _RECORD).is_file() and not (adaptation / _RECORD).is_file():
         raise ConfigError(
@@ -61,6 +61,9 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
             fix=f"tunewise registry add {name} {adaptation}",
         )
     parsed, actor = parse_name(name), who(values["actor"])
+    check_stored(adaptation)
+    from tunewise.serve.registry.publish import Registration
+
     if values["no_probes"] and values["probes"] is not None:
         raise ConfigError(
             "probes are given and refused",
