@@ -53,7 +53,7 @@ class Reporter(Protocol):
 
 
 # Raised whenever the same settings, seed and budget fit otherwise than before.
-FIT_RULES = 3
+FIT_RULES = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,12 @@ def test_side_columns() -> None:
     assert chosen.domain is None
 
 
+def test_only_the_input_is_asked_for_where_rows_are_answered() -> None:
+    with pytest.raises(DataError, match="which column is the input is not certain") as told:
+        choose_columns(rows(a=TEXTS, b=TEXTS), TaskOptions(), need_output=False)
+    assert told.value.fix == "name it with --input COLUMN"
+
+
 def test_no_output_needed() -> None:
     choice = choose_columns(rows(text=TEXTS), TaskOptions(), need_output=False)
     assert (choice.input, choice.output) == ("text", "")

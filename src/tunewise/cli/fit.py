@@ -112,8 +112,9 @@ def _run(known: Declared, given: dict[str, Any], values: dict[str, Any]) -> None
     asked = "default" if rest["budget"] is None else rest["budget"]
     parse_budget(asked, mean_row_tokens=1.0)
     check_dtype(rest["dtype"])
-    if rest["start"] is not None:
-        check_stored(rest["start"])
+    begun: Path | None = rest["start"]
+    if begun is not None:
+        check_stored(begun)
     check_columns(source, options)
     # From here on torch is loaded.
     from tunewise.adaptation.checkpoint import clear_state
@@ -124,13 +125,11 @@ def _run(known: Declared, given: dict[str, Any], values: dict[str, Any]) -> None
     from tunewise.steps import described, fit, measure, prepare, score_summary
 
     method = find_method(known.name)
-    if rest["start"] is not None:
-        load(rest["start"])  # before the slow work; against the base below
+    start = None if begun is None else load(begun)  # before the slow work; against the base below
     base = DEFAULT_BASE if rest["base"] is None else rest["base"]
     ground = prepare(source, options, base, rest["dtype"])
-    start = None
-    if rest["start"] is not None:
-        start = load(rest["start"], base_fingerprint=ground.base.fingerprint)
+    if begun is not None:
+        start = load(begun, base_fingerprint=ground.base.fingerprint)
     # An exact number of steps says itself what it costs.
     unlimited = getattr(settings, "steps", None) is not None and rest["budget"] is None
     limit = None if unlimited else parse_budget(asked, mean_row_tokens=ground.mean_row_tokens)

@@ -85,7 +85,7 @@ def choose_columns(
     if given_input is None or (given_output is None and need_output):
         found = _guess(records, free, given_input, given_output, need_output=need_output)
         if found is None:
-            raise _uncertain(records, columns, given_input, given_output)
+            raise _uncertain(records, columns, options, need_output=need_output)
         given_input, given_output, why = found
         said.append(why)
     output = given_output or ""
@@ -212,22 +212,21 @@ def _named_like(free: list[str], names: frozenset[str], exact: str) -> list[str]
 
 
 def _uncertain(
-    records: Sequence[Record],
-    columns: list[str],
-    given_input: str | None,
-    given_output: str | None,
+    records: Sequence[Record], columns: list[str], options: TaskOptions, *, need_output: bool
 ) -> DataError:
-    missing = [
-        flag
-        for flag, given in (("--input", given_input), ("--output", given_output))
-        if given is None
-    ]
+    wanted = {"input": options.input, "output": options.output if need_output else ""}
+    missing = [role for role, given in wanted.items() if given is None]
     examples = "; ".join(f"{name} (such as {_example(records, name)})" for name in columns)
+    expected = "a column with a name such as text, or no other column"
+    if need_output:
+        expected = "columns with names such as text and label, or two columns of which one repeats"
     return DataError(
-        "which column is the input and which the output is not certain",
+        f"which column is the {' and which the '.join(wanted if need_output else missing)} is not "
+        "certain",
         found=f"columns: {examples}",
-        expected="columns with names such as text and label, or two columns of which one repeats",
-        fix=f"name them with {' and '.join(f'{flag} COLUMN' for flag in missing)}",
+        expected=expected,
+        fix=f"name {'them' if len(missing) > 1 else 'it'} with "
+        f"{' and '.join(f'--{role} COLUMN' for role in missing)}",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import openai
 import pytest
@@ -116,6 +117,24 @@ def test_models_are_the_base_and_the_tenants_own(client: openai.OpenAI) -> None:
     assert client.models.retrieve("tiny").id == "tiny"
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
+    nothing: dict[str, Any] = {
+        "tools": [],
+        "tool_choice": "none",
+        "logit_bias": None,
+        "frequency_penalty": 0,
+        "stop": None,
+        "n": 1,
+    }
+    good = {"model": "acme/tickets", "messages": user("hello")}
+    plain = client.chat.completions.create(**good)
+    asked = client.chat.completions.create(**good, **nothing)
+    assert asked.choices[0].message.content == plain.choices[0].message.content
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -133,7 +152,9 @@ def test_models_are_the_base_and_the_tenants_own(client: openai.OpenAI) -> None:
         ({"stop": ""}, openai.BadRequestError),
         ({"n": 2}, openai.BadRequestError),
         ({"top_logprobs": 3}, openai.BadRequestError),
-        ({"tools": []}, openai.BadRequestError),
+        ({"tools": [TOOL]}, openai.BadRequestError),
+        ({"logit_bias": {"5": 1}}, openai.BadRequestError),
+        ({"tool_choice": "auto"}, openai.BadRequestError),
         ({"extra_body": {"unknown": 1}}, openai.BadRequestError),
         ({"messages": []}, openai.BadRequestError),
         ({"messages": [{"role": "system", "content": "x"}]}, openai.BadRequestError),

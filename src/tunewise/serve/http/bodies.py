@@ -58,6 +58,7 @@ class Generating(Body):
     n: Literal[1] | None = None
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     user: Label | None = Field(None, description="keeps its version where an alias is split")
 
     def sampling(
@@ -135,6 +136,8 @@ class ChatBody(Generating):
     max_completion_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none"] | None = None
     response_format: PlainFormat | SchemaFormat | None = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
