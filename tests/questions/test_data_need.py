@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_a_curve_of_a_real_method(shallow: Run, tmp_path: Path) -> None:
     assert sizes == sorted(sizes)
     assert sizes[-1] == full
     assert len(sizes) == 5
-    assert all(each.seeds == (0, 1) for each in scores[:-1])
+    assert all(each.seeds == (0, 1, 2) for each in scores[:-1])
     at_end = np.mean([one.score for one in shallow.records[1].test])
     assert scores[-1].value == pytest.approx(at_end)
     assert scores[0].value is not None
@@ -213,3 +214,15 @@ def test_trained_methods_cost_less_than_three_fits(tmp_path: Path, tiny_folder: 
 def test_unknown_entries_are_refused(shallow: Run, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="did you mean 'tfidf'"):
         shallow.ask("data_need", tmp_path, entries=("tfid",))
+
+
+@pytest.mark.parametrize(("rows", "asked", "fits"), [(100, None, 2), (300, None, 3), (5000, 7, 7)])
+def test_a_curve_has_three_fits_a_size_where_they_cost_less_than_three(
+    rows: int, asked: int | None, fits: int
+) -> None:
+    view, spec = SimpleNamespace(train=range(rows)), SimpleNamespace(labels=("a", "b"))
+    context: Any = SimpleNamespace(view=view, spec=spec)
+    settings = data_need.DataNeedSettings(fits=asked)
+    assert data_need._fits(context, settings) == fits
+    if asked is None:
+        assert fits * sum(data_need._parts(context, settings)) < 3

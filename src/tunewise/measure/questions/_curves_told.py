@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 
 import numpy as np
 
-from tunewise.measure.evidence import Measurement, Picture, Point
+from tunewise.measure.evidence import Measurement, Picture, Point, absent
 from tunewise.measure.questions._again import Floats
 from tunewise.measure.questions._telling import figures
 from tunewise.numerics.intervals import mean_interval
-from tunewise.numerics.learning_curve import LearningCurve
+from tunewise.numerics.learning_curve import LearningCurve, crossing
 
 _DRAWN_POINTS = 16
+# Of the drawings, below which a crossing is not told in words.
+_SURE_SHARE = 0.95
 
 
 def pictures_of(
@@ -84,3 +87,31 @@ def findings_of(
         for each in figures(found, "crossing_rows")
     ]
     return tuple(told)
+
+
+def crossings_of(curves: Mapping[str, LearningCurve], rows: int) -> list[Measurement]:
+    """Where one method begins to be better than another; of the best also where none does.
+
+    Args:
+        curves: by entry.
+        rows: test rows that they rest on.
+    """
+    best = max(curves, key=lambda name: float(curves[name].means[-1]), default="")
+    found = []
+    for late, early in permutations(curves, 2):
+        told = crossing(curves[late], curves[early])
+        share = f"{100 * told.share:.0f}% of the drawings do"
+        # Limits of those drawings alone would say where, as if it were sure that it does at all.
+        sure = told.share >= _SURE_SHARE
+        if told.value is not None:
+            found.append(
+                Measurement(
+                    "crossing_rows", late, "rows", told.value, rows,
+                    f"where its curve rises above the other's for good; {share}",
+                    told.low if sure else None, told.high if sure else None, beside=early,
+                )
+            )  # fmt: skip
+        elif late == best:
+            reason = f"it does not overtake between the sizes measured ({share})"
+            found.append(absent("crossing_rows", late, "rows", reason, beside=early))
+    return found

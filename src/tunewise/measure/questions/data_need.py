@@ -4,14 +4,13 @@ Five sizes in geometric steps, the full one taken from the run itself. A part of
 part of a fit's budget, but not less than an eighth. Sizes are done from the smallest up; from the
 third on, a method is left out that is clearly behind the best both at the size before and with all
 rows: between the two it has no chance. Its curve then rests on fewer sizes. Which entries are asked
-about at all, `_shares` says: a curve costs about two fits.
+about at all, `_shares` says: a curve costs two or three fits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import permutations
 
 import numpy as np
 from pydantic import Field
@@ -29,7 +28,7 @@ from tunewise.measure.questions._again import (
     scores_on_test,
 )
 from tunewise.measure.questions._contract import QuestionContext, QuestionSettings
-from tunewise.measure.questions._curves_told import findings_of, pictures_of
+from tunewise.measure.questions._curves_told import crossings_of, findings_of, pictures_of
 from tunewise.measure.questions._shares import (
     Chosen,
     by_weight,
@@ -43,7 +42,6 @@ from tunewise.numerics.intervals import mean_interval
 from tunewise.numerics.learning_curve import (
     FEWEST_SIZES,
     LearningCurve,
-    crossing,
     fit_curve,
     gain,
     smallest_size,
@@ -55,16 +53,20 @@ FEWEST_ROWS = 64
 _LEAST_SHARE = 0.125
 _LEAST_ROWS = 8
 _SPAN = 40.0
-# Of the drawings, below which a crossing is not told in words.
-_SURE_SHARE = 0.95
 _ALWAYS = 2  # sizes below the full one that every method is fitted at
+_LEAST_FITS, _MOST_FITS, _MOST_COST = 2, 3, 3.0
 
 
 class DataNeedSettings(QuestionSettings):
     """Settings of `data_need`."""
 
     sizes: int = Field(5, ge=4, description="numbers of training rows tried, the full one included")
-    fits: int = Field(2, ge=1, description="fits at each size, each with a part of the rows drawn")
+    fits: int | None = Field(
+        None,
+        ge=1,
+        description="fits at each size, each with a part of the rows drawn; unset: 3, or 2 where a "
+        "curve of 3 would cost 3 whole fits or more",
+    )
     tolerance: float = Field(
         0.02, gt=0, lt=1, description="score (0 to 1) that fewer rows may cost"
     )
@@ -125,7 +127,7 @@ class DataNeed:
         found = [
             *_points(context, measured, whole),
             *_needs(context, settings, curves, measured),
-            *_crossings(curves, len(rows)),
+            *crossings_of(curves, len(rows)),
             *_works(context, measured),
             *not_asked("rows_needed", chosen.left_out, "rows"),
         ]
@@ -152,10 +154,8 @@ def _chosen(context: QuestionContext, settings: DataNeedSettings) -> Chosen[str]
     for name in by_weight(entries):
         chosen = entries[name][0]
         answering, whole = answering_cost(context, chosen, rows), passes_of(chosen.record)
-        # Rounding up a part of the rows may cost a judgement more.
-        costs[name] = settings.fits * sum(
-            min(1.0, 1.1 * _share(context, size)) * whole + answering
-            for size in _sizes(context, settings)[:-1]
+        costs[name] = _fits(context, settings) * sum(
+            part * whole + answering for part in _parts(context, settings)
         )
     return within(context, costs, settings.share, everything=bool(settings.entries))
 
@@ -163,6 +163,20 @@ def _chosen(context: QuestionContext, settings: DataNeedSettings) -> Chosen[str]
 def _sizes(context: QuestionContext, settings: DataNeedSettings) -> tuple[int, ...]:
     least = max(_LEAST_ROWS, 2 * len(context.spec.labels))
     return growing_sizes(len(context.view.train), settings.sizes, least, _SPAN)
+
+
+def _parts(context: QuestionContext, settings: DataNeedSettings) -> list[float]:
+    """What one fit at each size below the full one takes, in whole fits."""
+    sizes = _sizes(context, settings)[:-1]
+    # Rounding up a part of the rows may cost a judgement more.
+    return [min(1.0, 1.1 * _share(context, size)) for size in sizes]
+
+
+def _fits(context: QuestionContext, settings: DataNeedSettings) -> int:
+    """At each size: as asked, else as many as a curve below three whole fits has room for."""
+    if settings.fits is not None:
+        return settings.fits
+    return _MOST_FITS if _MOST_FITS * sum(_parts(context, settings)) < _MOST_COST else _LEAST_FITS
 
 
 def _tested(context: QuestionContext, settings: DataNeedSettings) -> tuple[Row, ...]:
@@ -186,7 +200,7 @@ def _fit_at(
     budget = round(_share(context, size) * context.fit_budget)
     rows = _tested(context, settings)
     outcomes = []
-    for seed in range(settings.fits):
+    for seed in range(_fits(context, settings)):
         view = part_of(context.view, size, seed)
         key = f"{name}, {size} rows, seed {seed}"
         outcome = fit_again(context, name, seed, view, rows, budget=budget, key=key)
@@ -281,7 +295,7 @@ def _needs(
 ) -> list[Measurement]:
     """Rows needed, and what more would bring."""
     found = []
-    rows, seeds = len(_tested(context, settings)), tuple(range(settings.fits))
+    rows, seeds = len(_tested(context, settings)), tuple(range(_fits(context, settings)))
     within, more = {"tolerance": settings.tolerance}, {"more_rows": settings.more_rows}
     for name, each in measured.items():
         if name not in curves:
@@ -307,29 +321,6 @@ def _needs(
                 gained.high, higher_is_better=True, seeds=seeds, part=more,
             )
         )  # fmt: skip
-    return found
-
-
-def _crossings(curves: Mapping[str, LearningCurve], rows: int) -> list[Measurement]:
-    """Where one method begins to be better than another; of the best also where none does."""
-    best = max(curves, key=lambda name: float(curves[name].means[-1]), default="")
-    found = []
-    for late, early in permutations(curves, 2):
-        told = crossing(curves[late], curves[early])
-        share = f"{100 * told.share:.0f}% of the drawings do"
-        # Limits of those drawings alone would say where, as if it were sure that it does at all.
-        sure = told.share >= _SURE_SHARE
-        if told.value is not None:
-            found.append(
-                Measurement(
-                    "crossing_rows", late, "rows", told.value, rows,
-                    f"where its curve rises above the other's for good; {share}",
-                    told.low if sure else None, told.high if sure else None, beside=early,
-                )
-            )  # fmt: skip
-        elif late == best:
-            reason = f"it does not overtake between the sizes measured ({share})"
-            found.append(absent("crossing_rows", late, "rows", reason, beside=early))
     return found
 
 
