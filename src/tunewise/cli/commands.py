@@ -261,6 +261,8 @@ def _answers(inputs: Sequence[str], answers: Sequence[Answer]) -> list[dict[str,
 @data_options
 def measure_command(adaptation: Path, data: str | None, as_json: bool, **values: Any) -> None:
     """Measure a stored ADAPTATION on the rows of DATA (its test rows where it has splits)."""
+    flags, rest = split_data_options(values)
+    source, options = read_options(data, flags)
     check_stored(adaptation)
     from tunewise.adaptation.store import load
     from tunewise.cli.progress import bars
@@ -268,8 +270,6 @@ def measure_command(adaptation: Path, data: str | None, as_json: bool, **values:
     from tunewise.steps import base_for, measure, score_summary
     from tunewise.task.task import rows_from
 
-    flags, rest = split_data_options(values)
-    source, options = read_options(data, flags)
     loaded = load(adaptation)
     rows = rows_from(source, options, loaded.spec, say=partial(click.echo, err=True))
     base = base_for(loaded, rest["base"], rest["dtype"])
