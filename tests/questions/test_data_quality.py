@@ -112,7 +112,7 @@ def test_near_duplicates_across_splits_are_named(tmp_path: Path, tiny_folder: Pa
     assert across is not None
     assert across.value is not None
     assert across.value >= 12
-    assert any("near-duplicates of rows of another split" in t for t in found.answered.findings)
+    assert any("Near-duplicates of rows of another split" in t for t in found.answered.findings)
 
 
 def test_models_judge_through_the_base(small_run: Run, tmp_path: Path) -> None:

@@ -302,12 +302,12 @@ def _check_findings(context: QuestionContext) -> tuple[str, ...]:
     if count:
         examples = check["near_duplicates_across"]["examples"]
         told.append(
-            f"{count} rows were near-duplicates of rows of another split and were removed before "
-            f"anything was fitted, for example: {examples[0]}."
+            "Near-duplicates of rows of another split, removed before anything was fitted: "
+            f"{count}, for example {examples[0]}."
         )
     count = check["contradictory"]["count"]
     if count:
-        told.append(f"{count} inputs stand with different answers.")
+        told.append(f"Inputs that stand with different answers: {count}.")
     return tuple(told)
 
 
