@@ -41,6 +41,10 @@ and **depends** where figures speak both ways. Else it is **open**: too few figu
 ones. Of a family the entry with the highest test score stands for it, which flatters families with
 more entries.
 
+**What the budget has to do with it.** Both sides of a figure had the token passes of its line. In
+24,000 of them long rows leave little training: 2 steps on mts_section, 8 to 12 on
+financial_phrasebank with 300 rows, 16 to 34 elsewhere. Such a figure speaks of that budget.
+
 All of it is about the default base, smollm2-135m, where no other is named. What a larger base does
 may be another matter; figures of one stand in a table of their own and are not counted above.
 """
