@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.families import Figure, Run, minus
+from benchmarks.families import Figure, Run, few_steps, minus
 
 Test = Callable[[Run], Figure | None]
 FEW, MANY = 100, 1000  # rows to fit: "little data", "enough data"
@@ -76,7 +76,8 @@ def _within(found: Figure) -> Figure:
     """From a difference to the room that is left below `EQUAL`, with its limits."""
     ends = (abs(found.low), abs(found.high))
     nearest = 0.0 if found.low <= 0 <= found.high else min(ends)
-    return Figure(EQUAL - abs(found.value), EQUAL - max(ends), EQUAL - nearest, found.n)
+    limits = EQUAL - max(ends), EQUAL - nearest
+    return Figure(EQUAL - abs(found.value), *limits, found.n, found.few_steps)
 
 
 def smaller(a: str, b: str, times: float) -> Test:
@@ -113,7 +114,9 @@ def asked(question: str, name: str, a: str, b: str, **part: Any) -> Test:
         if first is None or second is None:
             return None
         one, two = (run.figure(question, name, each, part) for each in (first, second))
-        return None if one is None or two is None else minus(one, two)
+        if one is None or two is None:
+            return None
+        return replace(minus(one, two), few_steps=few_steps(first, second))
 
     return test
 

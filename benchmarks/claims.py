@@ -41,9 +41,9 @@ and **depends** where figures speak both ways. Else it is **open**: too few figu
 ones. Of a family the entry with the highest test score stands for it, which flatters families with
 more entries.
 
-**What the budget has to do with it.** Both sides of a figure had the token passes of its line. In
-24,000 of them long rows leave little training: 2 steps on mts_section, 8 to 12 on
-financial_phrasebank with 300 rows, 16 to 34 elsewhere. Such a figure speaks of that budget.
+**Where training hardly began.** Both sides of a figure had the token passes of its line, of which
+long rows leave few steps. A figure about a fit of fewer than 16 steps stands in its table with
+their number, and is not counted; runs of which only the figures are kept do not tell their steps.
 
 All of it is about the default base, smollm2-135m, where no other is named. What a larger base does
 may be another matter; figures of one stand in a table of their own and are not counted above.
@@ -63,10 +63,13 @@ class Told:
     low: float
     high: float
     n: int
+    few_steps: int | None = None
 
     @property
     def says(self) -> str:
-        """ "for", "against" or "open"."""
+        """ "for", "against" or "open"; or that training hardly began, so that it says nothing."""
+        if self.few_steps is not None:
+            return f"{self.few_steps} steps"
         return "for" if self.low > 0 else "against" if self.high < 0 else "open"
 
 
@@ -95,12 +98,13 @@ def read(folders: tuple[Path, ...]) -> Iterator[Told]:
             if found is not None:
                 value, low, high = (round(x, 4) for x in (found.value, found.low, found.high))
                 size = (run.train_rows, run.budget)
-                yield Told(claim.text, run.name, run.base, *size, value, low, high, found.n)
+                steps = found.few_steps
+                yield Told(claim.text, run.name, run.base, *size, value, low, high, found.n, steps)
 
 
 def outcome(found: Sequence[Told]) -> str:
     """How a claim comes out; see the page's head."""
-    said = [each.says for each in found]
+    said = [each.says for each in found if each.few_steps is None]
     ayes, noes = said.count("for"), said.count("against")
     if not said:
         return "not measured"

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.stored import read
 from benchmarks.workloads import REPOSITORY
-from tunewise.compare.entries import COST_LADDER, rung
+from tunewise.compare.entries import COST_LADDER, FEW_STEPS, rung
 
 PAGE = REPOSITORY / "docs" / "results.md"
 FOLDERS = tuple(REPOSITORY / "runs" / name for name in ("results", "grid", "aa", "evidence"))
@@ -26,16 +26,24 @@ _UNITS = {"bytes": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure of one run: value, 95% interval (equal limits where it is counted), rows."""
+    """A figure of one run.
+
+    Attributes:
+        value, low, high: with its 95% interval; equal limits where it is counted.
+        n: rows.
+        few_steps: optimizer steps of what hardly began to train among those it is about; None
+            where all had their chance, or nothing is known of it.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    few_steps: int | None = None
 
     def negative(self) -> Figure:
         """The same with its sign turned."""
-        return Figure(-self.value, -self.high, -self.low, self.n)
+        return Figure(-self.value, -self.high, -self.low, self.n, self.few_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,8 @@ class Run:
     def difference(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> Figure | None:
         """Score of one entry minus score of another on the same rows; None where it is not told."""
         for pair in self.told["pairs"]:
-            found = Figure(pair["difference"], pair["low"], pair["high"], pair["n"])
+            figure = pair["difference"], pair["low"], pair["high"], pair["n"]
+            found = Figure(*figure, few_steps(a, b))
             if (pair["a"], pair["b"]) == (a["method"], b["method"]):
                 return found
             if (pair["b"], pair["a"]) == (a["method"], b["method"]):
@@ -99,6 +108,18 @@ def families_of(entry: Mapping[str, Any]) -> set[str]:
     part = COST_LADDER[rung(entry["parts"])]
     family = {"virtual_tokens": "soft", "kv_prefix": "soft"}.get(part, "weights")
     return {"trained", family, part} | ({"weights_alone"} if part == "weights" else set())
+
+
+def few_steps(*entries: Mapping[str, Any]) -> int | None:
+    """Steps of the entry with the fewest, where these are too few to have begun to train."""
+    taken = [entry.get("notes", {}).get("steps") for entry in entries if is_trained(entry)]
+    few = [steps for steps in taken if steps is not None and steps < FEW_STEPS]
+    return min(few, default=None)
+
+
+def is_trained(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry was found by gradients."""
+    return "trained" in families_of(entry)
 
 
 def rewords(entry: Mapping[str, Any]) -> bool:

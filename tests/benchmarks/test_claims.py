@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from benchmarks.claim_list import CLAIMS, all_equal, better, equal, longer, smaller
 from benchmarks.claims import Told, outcome, page
-from benchmarks.families import Figure, Run, minus, page_runs
+from benchmarks.families import Figure, Run, few_steps, minus, page_runs
 from benchmarks.odds import from_page
 from benchmarks.stored import Stored, read
 from tests.compare.planted import CONTEXT, SPEC, plant
@@ -24,11 +24,12 @@ TRUTH |= {"prefix": 0.85, "lora": 0.93, "full": 0.93}
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
 
 
-def told(low: float, high: float) -> Told:
-    return Told("a", "run", "base", 50, 1000, (low + high) / 2, low, high, 300)
+def told(low: float, high: float, few: int | None = None) -> Told:
+    return Told("a", "run", "base", 50, 1000, (low + high) / 2, low, high, 300, few)
 
 
 AYE, NO, OPEN = told(0.01, 0.05), told(-0.05, -0.01), told(-0.02, 0.02)
+UNTRAINED = told(-0.05, -0.01, 2)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,8 @@ AYE, NO, OPEN = told(0.01, 0.05), told(-0.05, -0.01), told(-0.02, 0.02)
         ([AYE] * 30 + [NO], "depends"),
         ([OPEN] * 9, "open"),
         ([told(0.0, 0.0)] * 3, "open"),
+        ([UNTRAINED], "not measured"),
+        ([AYE] * 3 + [UNTRAINED] * 9, "holds"),
     ],
 )
 def test_the_rule(figures: list[Told], comes_out: str) -> None:
@@ -190,3 +193,19 @@ def test_a_method_beside_itself(tmp_path: Path) -> None:
     assert [each.method for each in found] == ["soft_prompt", "lora"]
     assert all(each.tie for each in found)
     assert all(each.first == pytest.approx(each.second, abs=0.01) for each in found)
+
+
+def test_a_fit_that_hardly_began_to_train_is_told_by_its_steps(stored: Stored) -> None:
+    run = Run("reviews3", "base", 50, 1000, stored.told)
+    lora, shots = run.best("low_rank"), run.best("text")
+    assert lora is not None
+    assert shots is not None
+    for steps, few in ((2, 2), (15, 15), (16, None), (None, None)):
+        begun = {**lora, "notes": {"steps": steps}}
+        found = run.difference(begun, shots)
+        assert found is not None
+        assert found.few_steps == few
+        turned = run.difference(shots, begun)
+        assert turned is not None
+        assert turned.few_steps == few
+    assert few_steps(shots, {**shots, "notes": {"steps": 1}}) is None  # a prompt takes none
