@@ -55,7 +55,7 @@ def jobs_of(
 ) -> tuple[list[Job], list[SkippedMethod]]:
     """Fits to be run, cheap methods first, and methods that cannot run here.
 
-    What is for other kinds of task is passed over without a word where no methods were named.
+    What is for other kinds of task is passed over without a word unless it was named.
 
     Raises:
         ConfigError: none can.
@@ -63,8 +63,9 @@ def jobs_of(
     asked: list[Job] = []
     skipped = []
     seeds = config.seeds
+    named = {name.replace(" ", "") for name in (*config.methods, *config.settings)}
     for method in sorted(methods, key=lambda each: (each.needs.gradients, each.needs.base)):
-        if not config.methods and task.spec.kind not in method.needs.kinds:
+        if method.name not in named and task.spec.kind not in method.needs.kinds:
             continue
         try:
             check_method(method, task.fit_view)

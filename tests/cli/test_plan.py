@@ -141,3 +141,13 @@ def test_priorities_change_no_plan(tiny_folder: Path, tmp_path: Path) -> None:
     done = plan(tiny_folder, tmp_path, "--requests-a-month", "5", "--domains", "2")
     assert done.code == 2
     assert "--requests-a-month, --domains with --plan" in done.err
+
+
+def test_a_method_with_settings_counts_as_named(tiny_folder: Path, tmp_path: Path) -> None:
+    task = tmp_path / "task.toml"
+    task.write_text("[methods.lead]\nwords = 5\n", encoding="utf-8")
+    folder = tmp_path / "planned"
+    folder.mkdir()
+    done = plan(tiny_folder, folder, "--task", task, "--seeds", "1", "--budget", "20k", "--json")
+    assert done.code == 0, done.err
+    assert [each["method"] for each in done.json["skipped"]] == ["lead"]

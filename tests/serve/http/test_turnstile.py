@@ -16,6 +16,14 @@ def turnstile(places: int = 1, waiting: int = 10_000, own: int = 10_000) -> Turn
     return Turnstile(places, waiting=waiting, waiting_per_tenant=own)
 
 
+async def pass_through(turns: Turnstile, order: list[str], tenant: str) -> None:
+    """Go in and out again, noting whose turn it was."""
+    await turns.enter(tenant, cost=100)
+    order.append(tenant)
+    await asyncio.sleep(0)
+    turns.leave()
+
+
 async def served_order(
     turns: Turnstile, requests: list[tuple[str, float, float]], first: int
 ) -> list[tuple[str, float]]:
@@ -59,18 +67,12 @@ def test_a_newcomer_does_not_wait_behind_a_flood() -> None:
         await turns.enter("flood", cost=1)
         order: list[str] = []
 
-        async def one(tenant: str) -> None:
-            await turns.enter(tenant, cost=10)
-            order.append(tenant)
-            await asyncio.sleep(0)
-            turns.leave()
-
-        flood = [asyncio.create_task(one("flood")) for _ in range(500)]
+        flood = [asyncio.create_task(pass_through(turns, order, "flood")) for _ in range(500)]
         await asyncio.sleep(0)
         turns.leave()
         while len(order) < 100:
             await asyncio.sleep(0)
-        late = asyncio.create_task(one("late"))
+        late = asyncio.create_task(pass_through(turns, order, "late"))
         await asyncio.gather(late, *flood)
         return order.index("late") - 100
 
@@ -88,13 +90,11 @@ def test_work_that_nobody_waited_for_is_no_debt() -> None:
             await turns.enter("new", cost=100)
         order: list[str] = []
 
-        async def one(tenant: str) -> None:
-            await turns.enter(tenant, cost=100)
-            order.append(tenant)
-            await asyncio.sleep(0)
-            turns.leave()
-
-        tasks = [asyncio.create_task(one(each)) for _ in range(100) for each in ("new", "old")]
+        tasks = [
+            asyncio.create_task(pass_through(turns, order, each))
+            for _ in range(100)
+            for each in ("new", "old")
+        ]
         await asyncio.sleep(0)
         for _ in range(3):
             turns.leave()
@@ -115,13 +115,11 @@ def test_what_went_away_before_its_turn_cost_its_tenant_nothing() -> None:
             await asyncio.gather(task, return_exceptions=True)
         order: list[str] = []
 
-        async def one(tenant: str) -> None:
-            await turns.enter(tenant, cost=100)
-            order.append(tenant)
-            await asyncio.sleep(0)
-            turns.leave()
-
-        tasks = [asyncio.create_task(one(each)) for _ in range(50) for each in ("calm", "hasty")]
+        tasks = [
+            asyncio.create_task(pass_through(turns, order, each))
+            for _ in range(50)
+            for each in ("calm", "hasty")
+        ]
         await asyncio.sleep(0)
         turns.leave()
         await asyncio.gather(*tasks)
