@@ -11,7 +11,14 @@ from tests.serve.engine.planted import tiny
 from tunewise.errors import ConfigError
 from tunewise.model.base import Base
 from tunewise.serve.engine.attention import SlotAttention
-from tunewise.serve.engine.int8 import int8_lay, rounded, weight_top
+from tunewise.serve.engine.int8 import (
+    Kernel,
+    fbgemm,
+    halves,
+    int8_lay,
+    kernel_here,
+    onednn,
+)
 from tunewise.serve.engine.slots import KeyValueSlots, PlaceShape, place_shape
 from tunewise.serve.engine.work import Work
 
@@ -82,19 +89,37 @@ def test_what_a_position_keeps_is_found_by_running_one() -> None:
     assert PlaceShape(2, 2, 8).bytes(torch.bfloat16) == 2 * 2 * 2 * 8 * 2
 
 
-def test_products_of_8_bits_are_those_of_rounded_numbers() -> None:
-    lay = int8_lay(tiny())
+@pytest.mark.parametrize("kernel", [onednn, fbgemm])
+@pytest.mark.parametrize("levels", [127, 63])
+def test_products_of_8_bits_are_those_of_rounded_numbers(kernel: Kernel, levels: int) -> None:
+    if levels > kernel_here()[1]:
+        pytest.skip("sums overflow on this processor")
+    whole = torch.randint(-127, 128, (48, 96), dtype=torch.int8)
+    scale, numbers = torch.rand(48) + 0.1, torch.randint(-levels, levels + 1, (9, 96)).float()
+    found = kernel(whole, scale, levels)(numbers)
+    wanted = numbers.double() @ whole.double().t() * scale.double()
+    assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-3)
+
+
+def test_weights_are_rounded_and_inputs_hardly() -> None:
+    lay, levels = int8_lay(tiny()), kernel_here()[1]
     weight, bias, rows = torch.randn(48, 96), torch.randn(48), torch.randn(9, 96)
     rows[3] *= 1000
     rows[4] = 0
+    # One column a hundred times as large as the others, as activations have them.
+    rows[5, 7] = 100
     found = lay(weight, bias).multiply(rows)
-    scale = weight.abs().amax(dim=1, keepdim=True).double() / weight_top()
+    scale = weight.abs().amax(dim=1, keepdim=True).double() / 127
     whole = torch.round(weight / scale.float()).double() * scale
-    numbers, top = rounded(rows)
-    shown = (numbers.double() - 128) * top.double() / 127
-    wanted = shown @ whole.t() + bias.double()
-    assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-3)
-    assert (shown - rows.double()).abs().le(top.double() / 127 * 0.51).all()
+    wanted = rows.double() @ whole.t() + bias.double()
+    most = rows.abs().amax(dim=1, keepdim=True).double() / (4 * levels**2)
+    # Half a step of the second half at each input.
+    assert (found.double() - wanted).abs().le(most * whole.abs().sum(dim=1) * 1.01 + 1e-3).all()
+    numbers, one = halves(rows, levels)
+    first, second = numbers.double().round().chunk(2)
+    shown = (first + second / (2 * levels)) * one.double()
+    assert (shown - rows.double()).abs().le(most * 1.01).all()
+    assert numbers.abs().le(levels).all()
     # No row depends on its neighbours.
     for index in range(len(rows)):
         assert torch.allclose(lay(weight, bias).multiply(rows[index : index + 1])[0], found[index])
@@ -105,6 +130,12 @@ def test_products_of_8_bits_do_not_overflow() -> None:
     weight, rows = torch.full((40, 576), 0.5), torch.full((5, 576), 2.0)
     found = int8_lay(tiny())(weight, None).multiply(rows)
     assert torch.allclose(found, torch.full((5, 40), 576.0), rtol=1e-4)
+
+
+def test_what_a_process_packs_with_is_left_as_it_was() -> None:
+    before = torch.backends.quantized.engine
+    int8_lay(tiny())(torch.randn(8, 16), None)
+    assert torch.backends.quantized.engine == before
 
 
 def test_8_bits_want_a_float32_base() -> None:

@@ -21,6 +21,7 @@ class Batch:
         runner: runs the base.
         slots: keys and values.
         prompt_positions: positions of prompts in one pass at most.
+        guessed_within: positions of answers in one pass, up to which next tokens are guessed.
 
     Attributes:
         rows: those that run, by slot.
@@ -29,8 +30,10 @@ class Batch:
         completion_tokens: tokens generated so far.
     """
 
-    def __init__(self, runner: Runner, slots: KeyValueSlots, prompt_positions: int) -> None:
-        self._runner, self._slots = runner, slots
+    def __init__(
+        self, runner: Runner, slots: KeyValueSlots, prompt_positions: int, guessed_within: int = 0
+    ) -> None:
+        self._runner, self._slots, self._guessed_within = runner, slots, guessed_within
         self._prompt_positions = prompt_positions
         self.rows: dict[int, Row] = {}
         self.steps = self.prompt_tokens = self.completion_tokens = 0
@@ -119,10 +122,12 @@ class Batch:
         """
         found: list[tuple[Row, Work]] = []
         left = self._prompt_positions
+        # Whatever else runs reads the weights too, so that a guess costs as much as another row.
+        each = max(1, self._guessed_within // max(1, len(self.rows)))
         for row in list(self.rows.values()):
             try:
                 if row.prompted:
-                    found.append((row, row.work(self._runner, 1)))
+                    found.append((row, row.work(self._runner, each)))
                 elif left > 0 and self._may_begin(row):
                     work = row.work(self._runner, left)
                     left -= work.count

@@ -50,6 +50,8 @@ class EngineSettings:
         prompt_positions: positions of new prompts in one pass at most; running answers wait for
             them.
         context_tokens: most positions of a request; None for the base's own limit.
+        guessed_within: so many positions of answers in one pass at most get a guess at what follows
+            (guess.py); 0 guesses nothing. Answers are the same.
         weights: "own" are the base's, in its dtype; "int8" are rounded to 8 bits (int8.py).
     """
 
@@ -58,6 +60,7 @@ class EngineSettings:
     most_waiting: int = 256
     prompt_positions: int = 512
     context_tokens: int | None = None
+    guessed_within: int = 8
     weights: Literal["own", "int8"] = "own"
 
 
@@ -90,7 +93,9 @@ class EmbeddedEngine:
         self._runner = _runner(base, slots, settings.weights if plain else None)
         self._residents = Residents(settings.budget_bytes, self._make)
         self._readers = Readers(base.tokenizer, base.vocabulary, context)
-        self._batch = Batch(self._runner, slots, settings.prompt_positions)
+        # Another runner runs rows of several positions one by one.
+        within = settings.guessed_within if isinstance(self._runner, PlainRunner) else 0
+        self._batch = Batch(self._runner, slots, settings.prompt_positions, within)
         self._changed = threading.Condition()
         self._waiting: FairQueue[Row] = FairQueue()
         self._aborts = False

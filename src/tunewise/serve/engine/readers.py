@@ -44,11 +44,17 @@ class Reader(Protocol):
         tree: labels that run behind the row's last token, or None.
         pooled: whether hidden states are read instead of logits.
         generated: tokens generated so far.
+        open: tokens of a free answer that may still come; 0 where nothing is free.
     """
 
     tree: LabelTree | None
     pooled: bool
     generated: int
+
+    @property
+    def open(self) -> int:
+        """See above."""
+        ...
 
     def take(self, outcome: Tensor, best: Sequence[Likeliest]) -> Told:
         """Read what a pass gave.
@@ -92,6 +98,11 @@ class Generation:
     generated: int = 0
     log_probability: float = 0.0
     _label: str = field(default="", init=False)
+
+    @property
+    def open(self) -> int:
+        """See `Reader`."""
+        return 0 if self.labels else self.limit - self.generated
 
     def take(self, outcome: Tensor, best: Sequence[Likeliest]) -> Told:
         """See `Reader.take`."""
@@ -154,6 +165,7 @@ class Scoring:
     tree: LabelTree | None = None
     pooled: bool = False
     generated: int = 0
+    open: int = 0
     scores: Floats | None = field(default=None, init=False)
     _probabilities: Any = field(default=None, init=False)
 
@@ -206,6 +218,7 @@ class Embedding:
     tree: LabelTree | None = None
     pooled: bool = True
     generated: int = 0
+    open: int = 0
     _sum: Tensor | None = field(default=None, init=False)
 
     def take(self, outcome: Tensor, best: Sequence[Likeliest]) -> Told:

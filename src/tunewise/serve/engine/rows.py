@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from tunewise.errors import TunewiseError
-from tunewise.serve.contract import Finished, Reason, Request, Usage
+from tunewise.serve.contract import Finished, Piece, Reason, Request, Usage
 from tunewise.serve.engine.choose import Likeliest
+from tunewise.serve.engine.guess import Guesser
 from tunewise.serve.engine.readers import Reader, Told
 from tunewise.serve.engine.residents import Resident
 from tunewise.serve.engine.work import Runner, Work
@@ -47,6 +48,8 @@ class Row:
     error: TunewiseError | None = None
     _inputs: Tensor | None = field(default=None, repr=False)
     _done: int = 0
+    _guesser: Guesser | None = field(default=None, repr=False)
+    _guessed: tuple[int, ...] = ()
 
     @property
     def begun(self) -> bool:
@@ -74,14 +77,19 @@ class Row:
                 pieces.append(runner.embed(resident.text, inside))
         self.ahead = resident.positions - self.begin
         self._inputs = torch.cat([*pieces, own])
+        if self.reader.open > 1:
+            self._guesser = Guesser((*resident.text, *self.request.tokens))
 
     def work(self, runner: Runner, most: int) -> Work:
         """The next positions to compute.
 
         Args:
             runner: gives the embeddings.
-            most: positions at most, the nodes of a label tree besides.
+            most: positions at most, the nodes of a label tree besides; in an answer those behind
+                the first are guessed.
         """
+        if self.prompted:
+            self._add_guesses(runner, most - 1)
         inputs = self._inputs
         if inputs is None or self.slot is None:
             raise RuntimeError("a row works only in a slot, with something to feed")
@@ -95,7 +103,8 @@ class Row:
         positions = torch.arange(self.begin, self.begin + count)
         last = count == left
         # The last position of the prompt, and then every one, predicts a token.
-        wanted: tuple[int, ...] = (count - 1,) if last and not self.reader.pooled else ()
+        first = 0 if self.prompted else count - 1
+        wanted = tuple(range(first, count)) if last and not self.reader.pooled else ()
         allowed = None
         tree = self.reader.tree
         if last and tree is not None and tree.inner:
@@ -139,13 +148,42 @@ class Row:
         self.prompted = self._inputs is None or self._done >= len(self._inputs)
         if not (work.pooled or work.wanted):
             return None
-        told = self.reader.take(outcome, best)
+        told = self._read(outcome, best)
         if not self.prompted:
             return None
         self._inputs, self._done = None, 0
         if told.feed is not None:
             self._inputs = runner.embed([told.feed], self.resident.inside)
         return told
+
+    def _add_guesses(self, runner: Runner, most: int) -> None:
+        if self._guesser is None or self._inputs is None or most <= 0:
+            return
+        # The last token of an answer is not run: nothing is asked of what comes behind it.
+        self._guessed = self._guesser.guess(min(most, self.reader.open - 1))
+        if self._guessed:
+            guessed = runner.embed(self._guessed, self.resident.inside)
+            self._inputs = torch.cat([self._inputs, guessed])
+
+    def _read(self, outcome: Tensor, best: list[Likeliest]) -> Told:
+        """Read one place after the other, as long as what was guessed is what is chosen."""
+        guessed, self._guessed = self._guessed, ()
+        if self._guesser is None:
+            return self.reader.take(outcome, best)
+        pieces: list[Piece] = []
+        right = 0
+        while True:
+            told = self.reader.take(outcome[right : right + 1], best[right : right + 1])
+            pieces += told.pieces
+            if told.feed is not None:
+                self._guesser.push(told.feed)
+            if right == len(guessed) or told.feed != guessed[right]:
+                break
+            right += 1
+        # The places behind are as good as empty.
+        self.begin -= len(guessed) - right
+        self._guesser.checked(right, len(guessed))
+        return Told(tuple(pieces), told.feed, told.reason)
 
     def usage(self) -> Usage:
         """What it took so far."""
