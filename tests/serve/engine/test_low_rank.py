@@ -50,12 +50,17 @@ def slow(own: dict[str, Change], site: Site, layer: int, row: torch.Tensor) -> t
 
 def test_every_row_gets_its_own_change_whoever_comes_and_goes() -> None:
     known = [changes(seed) for seed in range(9)]
-    stacked = [stack(each, SITES, LAYERS, torch.float32) for each in known]
-    pool = LowRankPool(SITES, LAYERS, torch.float32)
+    stacked = [stack(each, SITES, LAYERS) for each in known]
+    pool = LowRankPool(SITES, LAYERS)
     draw = random.Random(0)
     for _ in range(60):
         own = [draw.randrange(9) for _ in range(draw.randint(1, 6))]
-        batch = pool.arrange([stacked[each] for each in own])
+        runs = [(draw.randrange(9), draw.randint(1, 5)) for _ in range(draw.randint(0, 2))]
+        own = own if runs == [] else own[: draw.randint(0, len(own))]
+        batch = pool.arrange(
+            [stacked[each] for each in own], [(stacked[each], count) for each, count in runs]
+        )
+        own = own + [each for each, count in runs for _ in range(count)]
         for site in SITES:
             for layer in range(LAYERS):
                 rows = torch.randn(len(own) + 2, site.inputs)
@@ -70,8 +75,8 @@ def test_every_row_gets_its_own_change_whoever_comes_and_goes() -> None:
 
 def test_what_overflows_in_one_row_stays_there() -> None:
     wild = {n: Change(1e38 * torch.ones(1, i), torch.ones(o, 1)) for n, (o, i) in SHAPES.items()}
-    both = [stack(each, SITES, LAYERS, torch.float32) for each in (wild, changes(0))]
-    batch = LowRankPool(SITES, LAYERS, torch.float32).arrange(both)
+    both = [stack(each, SITES, LAYERS) for each in (wild, changes(0))]
+    batch = LowRankPool(SITES, LAYERS).arrange(both)
     result = torch.zeros(2, 10)
     batch.add("pair", 0, 1e3 * torch.ones(2, 8), result)
     assert not result[0].isfinite().all()

@@ -1,13 +1,15 @@
 """Low-rank changes of many adaptations in one batch.
 
-The A of all adaptations in use stand below one another in one matrix, and so do their B: every row
-goes through both products, and between them its numbers for all adaptations but its own are set to
-zero. Three calls for each product of the base, whatever the number of adaptations, ranks may
-differ, and rows of one adaptation share its numbers (Chen et al. 2024, Punica, and Sheng et al.
-2024, S-LoRA, gather them with kernels of their own; at the few dozen rows of a processor's batch
-the dense product is cheaper than any gathering). The slow twin in the tests is PEFT's own layer.
+The A of all adaptations in use lie in one tensor, and so do their B of each product: a batched
+product takes every row through the numbers of its own adaptation, in few calls, whatever the number
+of adaptations, and no row meets another's (Chen et al. 2024, Punica, and Sheng et al. 2024, S-LoRA,
+have kernels of their own that gather; here rows are put in the order of the adaptations instead).
+Ranks may differ. Where one request brings many rows, a prompt, they go through their adaptation's
+own tensors. All of it is in float32, whose batched products are the quicker ones on processors. The
+slow twin in the tests is a loop over rows.
 
-Shapes: N rows, I inputs, O outputs, r ranks of one adaptation, R of all together.
+Shapes: N rows, I inputs, O outputs of one product, m products of one input, C adaptations, k rows
+of each, r ranks of one adaptation, R of the largest.
 """
 
 from __future__ import annotations
@@ -25,10 +27,9 @@ from tunewise.adaptation.peft_format import injected_names
 from tunewise.errors import AdaptationError
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-# Regions of adaptations that are no longer in use may stay, since rows of the same adaptation tend
-# to come again; more than so many are idle work in every product.
-_IDLE = 1
 _MOST = 1e38
+# From so many rows of one request on, calls of their own take less than the others' columns.
+LONG = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +96,23 @@ def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """The changes of one adaptation, stacked over layers, for products that are made in one.
+    """The changes of one adaptation, stacked over layers.
 
     Attributes:
         rank: r of the largest change.
-        down: site -> (L, m r, I); m products share the site's input.
-        up: site -> (L, m r, O), B transposed; each product's columns are its own, zero elsewhere.
+        down: site -> (L, m r, I) float32; m products share the site's input.
+        up: site -> (L, r, O) float32 of each product, B transposed.
     """
 
     rank: int
     down: dict[str, Tensor] = field(repr=False)
-    up: dict[str, Tensor] = field(repr=False)
+    up: dict[str, tuple[Tensor, ...]] = field(repr=False)
 
     @property
     def bytes(self) -> int:
         """Memory it takes."""
-        return sum(each.nbytes for each in (*self.down.values(), *self.up.values()))
+        ups = (each for own in self.up.values() for each in own)
+        return sum(each.nbytes for each in (*self.down.values(), *ups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,134 +132,153 @@ class Site:
     inputs: int
 
 
-def stack(
-    changes: Mapping[str, Change], sites: Sequence[Site], layers: int, dtype: torch.dtype
-) -> LowRank:
+def stack(changes: Mapping[str, Change], sites: Sequence[Site], layers: int) -> LowRank:
     """Changes of one adaptation as sites want them.
 
     Args:
         changes: by module name.
         sites: of the base.
         layers: L.
-        dtype: to compute in.
     """
     rank = max((change.down.shape[0] for change in changes.values()), default=1)
     downs, ups = {}, {}
     for site in sites:
-        rows = len(site.modules) * rank
-        down = torch.zeros(layers, rows, site.inputs)
-        up = torch.zeros(layers, rows, sum(site.outputs))
+        down = torch.zeros(layers, len(site.modules) * rank, site.inputs)
+        up = tuple(torch.zeros(layers, rank, width) for width in site.outputs)
         used = False
         for layer in range(layers):
-            column = 0
-            for number, (module, width) in enumerate(zip(site.modules, site.outputs, strict=True)):
+            for number, module in enumerate(site.modules):
                 change = changes.get(module.format(layer))
                 if change is not None:
                     used, own = True, change.down.shape[0]
-                    block = slice(number * rank, number * rank + own)
-                    down[layer, block] = change.down
-                    up[layer, block, column : column + width] = change.up.t()
-                column += width
+                    down[layer, number * rank : number * rank + own] = change.down
+                    up[number][layer, :own] = change.up.t()
         if used:
-            downs[site.name], ups[site.name] = down.to(dtype), up.to(dtype)
+            downs[site.name], ups[site.name] = down, up
     return LowRank(rank, downs, ups)
 
 
 class LowRankPool:
-    """The changes of all adaptations in use, below one another, kept over passes.
+    """The changes of all adaptations in use, beside one another, kept over passes.
 
     Args:
         sites: of the base.
         layers: L.
-        dtype: to compute in.
     """
 
-    def __init__(self, sites: Sequence[Site], layers: int, dtype: torch.dtype) -> None:
-        self._sites, self._layers, self._dtype = sites, layers, dtype
+    def __init__(self, sites: Sequence[Site], layers: int) -> None:
+        self._sites, self._layers = sites, layers
         self._members: list[LowRank] = []
-        self._rank = 0
-        self._capacity = 0
+        self._rank = self._capacity = 0
+        # (L, C, m R, I), and (L, C, R, O) of each product.
         self._down: dict[str, Tensor] = {}
-        self._up: dict[str, Tensor] = {}
+        self._up: dict[str, tuple[Tensor, ...]] = {}
 
-    def arrange(self, rows: Sequence[LowRank]) -> LowRankBatch:
-        """What rows need that have these changes, in this order."""
+    def place(self, change: LowRank) -> int:
+        """Where a change stands; those of `fit` do."""
+        return next(at for at, each in enumerate(self._members) if each is change)
+
+    def fit(self, rows: Sequence[LowRank]) -> None:
+        """Hold these changes, and no others: each costs reading in every product."""
         wanted = list({id(each): each for each in rows}.values())
-        self._fit(wanted)
-        place = {id(each): index for index, each in enumerate(self._members)}
-        own = torch.tensor([place[id(each)] for each in rows])
-        count = len(self._members)
-        others = own[:, None] != torch.arange(count)
-        masks, down, up = {}, {}, {}
-        for site in self._sites:
-            if any(site.name in member.down for member in self._members):
-                unit = len(site.modules) * self._rank
-                masks[site.name] = others.repeat_interleave(unit, dim=1)
-                down[site.name] = self._down[site.name][:, : count * unit]
-                up[site.name] = self._up[site.name][:, : count * unit]
-        return LowRankBatch(len(rows), masks, down, up)
-
-    def _fit(self, wanted: list[LowRank]) -> None:
-        rank = max(each.rank for each in wanted)
-        keep = {id(each) for each in wanted}
-        idle = [at for at, each in enumerate(self._members) if id(each) not in keep]
-        most = len(wanted) + _IDLE
-        if rank > self._rank or most > self._capacity:
-            self._grow(max(rank, self._rank), max(most, 2 * self._capacity))
-            self._members, idle = [], []
-        present = {id(each) for each in self._members}
+        rank = max((each.rank for each in wanted), default=0)
+        if rank > self._rank or len(wanted) > self._capacity:
+            self._grow(max(rank, self._rank), max(len(wanted), 2 * self._capacity))
+        keep, present = ({id(each) for each in some} for some in (wanted, self._members))
+        free = [at for at, each in enumerate(self._members) if id(each) not in keep]
         for each in wanted:
             if id(each) not in present:
-                self._place(idle.pop() if idle else len(self._members), each)
-        while len(idle) > _IDLE:
+                self._put(free.pop() if free else len(self._members), each)
+        while free:
             last = len(self._members) - 1
-            if last in idle:
-                idle.remove(last)
+            if last in free:
+                free.remove(last)
             else:
-                # The last takes the place of one that nobody uses.
-                self._place(idle.pop(), self._members[last])
+                self._put(free.pop(), self._members[last])
             self._members.pop()
 
+    def arrange(
+        self, rows: Sequence[LowRank], runs: Sequence[tuple[LowRank, int]] = ()
+    ) -> LowRankBatch:
+        """What the first rows of a pass need; in the order of their places it takes fewest calls.
+
+        Args:
+            rows: the change of each.
+            runs: behind them, changes that so many rows in a row share.
+        """
+        alone, begin = [], len(rows)
+        for change, count in runs:
+            alone.append((slice(begin, begin + count), change))
+            begin += count
+        self.fit(rows)
+        count = len(self._members)
+        down, up = {}, {}
+        for site in self._sites:
+            if any(site.name in member.down for member in self._members):
+                down[site.name] = self._down[site.name][:, :count]
+                up[site.name] = tuple(each[:, :count] for each in self._up[site.name])
+        places = [self.place(each) for each in rows]
+        return LowRankBatch(len(rows), count, down, up, _padded(places, count), alone)
+
     def _grow(self, rank: int, capacity: int) -> None:
+        self._members = []
         self._rank, self._capacity = rank, capacity
         for site in self._sites:
-            rows = capacity * len(site.modules) * rank
-            shapes = (self._layers, rows, site.inputs), (self._layers, rows, sum(site.outputs))
-            self._down[site.name] = torch.zeros(shapes[0], dtype=self._dtype)
-            self._up[site.name] = torch.zeros(shapes[1], dtype=self._dtype)
+            held = (self._layers, capacity)
+            self._down[site.name] = torch.zeros(*held, len(site.modules) * rank, site.inputs)
+            self._up[site.name] = tuple(torch.zeros(*held, rank, each) for each in site.outputs)
 
-    def _place(self, at: int, member: LowRank) -> None:
+    def _put(self, at: int, member: LowRank) -> None:
         for site in self._sites:
-            unit = len(site.modules) * self._rank
-            for pool, own in ((self._down, member.down), (self._up, member.up)):
-                region = pool[site.name][:, at * unit : (at + 1) * unit]
-                tensor = own.get(site.name)
-                # What it does not fill must be zero: another's numbers stood there.
-                filled = 0 if tensor is None else tensor.shape[1]
-                region[:, filled:].zero_()
-                if tensor is not None:
-                    region[:, :filled].copy_(tensor)
+            down, ups = self._down[site.name][:, at], self._up[site.name]
+            own = member.down.get(site.name)
+            # What it does not fill must be zero: another's numbers stood there.
+            down.zero_()
+            for number, up in enumerate(ups):
+                up[:, at].zero_()
+                if own is not None:
+                    rows = own[:, number * member.rank : (number + 1) * member.rank]
+                    first = number * self._rank
+                    down[:, first : first + member.rank].copy_(rows)
+                    up[:, at, : member.rank].copy_(member.up[site.name][number])
         if at == len(self._members):
             self._members.append(member)
         else:
             self._members[at] = member
 
 
+def _padded(places: Sequence[int], count: int) -> tuple[Tensor, Tensor] | None:
+    """Which row stands where in (C x k), some row where none does, and where each row stands; None
+    where rows stand there as they are.
+    """
+    of = [[row for row, place in enumerate(places) if place == at] for at in range(count)]
+    most = max((len(each) for each in of), default=0)
+    if [row for own in of for row in own] == list(range(count * most)):
+        return None
+    padded = [[*own, *[0] * (most - len(own))] for own in of]
+    seats = {row: at * most + seat for at, own in enumerate(of) for seat, row in enumerate(own)}
+    return torch.tensor(padded).flatten(), torch.tensor([seats[row] for row in range(len(places))])
+
+
 @dataclass(frozen=True, slots=True)
 class LowRankBatch:
-    """The changes of the first N rows of a pass.
+    """The changes of the first rows of a pass.
 
     Attributes:
-        count: N.
-        masks: site -> (N, R), True in the columns of other adaptations than a row's own.
-        down: site -> (L, R, I).
-        up: site -> (L, R, O).
+        rows: N, those that go through the pool.
+        members: C.
+        down: site -> (L, C, m R, I).
+        up: site -> (L, C, R, O) of each product.
+        padded: rows in the order of the members, and back; None where they stand so.
+        alone: rows behind them, with one change for all of them.
     """
 
-    count: int
-    masks: dict[str, Tensor] = field(repr=False)
+    rows: int
+    members: int
     down: dict[str, Tensor] = field(repr=False)
-    up: dict[str, Tensor] = field(repr=False)
+    up: dict[str, tuple[Tensor, ...]] = field(repr=False)
+    padded: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    alone: Sequence[tuple[slice, LowRank]] = ()
 
     def add(self, site: str, layer: int, rows: Tensor, result: Tensor) -> None:
         """Add to what a product gave, in place.
@@ -266,12 +287,36 @@ class LowRankBatch:
             site: which products.
             layer: number of the layer.
             rows: (N and more, I), the input.
-            result: (N and more, O).
+            result: (N and more, m O).
         """
-        down = self.down.get(site)
-        if down is None:
+        for span, change in self.alone:
+            if site in change.down:
+                up = [each[layer][None] for each in change.up[site]]
+                _add(result[span][None], rows[span][None], change.down[site][layer][None], up)
+        if site not in self.down:
             return
-        inner = rows[: self.count] @ down[layer].t()
-        # Filled and not multiplied: what overflows in another's columns stays there.
-        inner.masked_fill_(self.masks[site], 0.0)
-        result[: self.count].addmm_(inner, self.up[site][layer])
+        down, up = self.down[site][layer], [each[layer] for each in self.up[site]]
+        own, found = rows[: self.rows], result[: self.rows]
+        if self.padded is None:
+            shape = self.members, len(own) // self.members
+            _add(found.view(*shape, -1), own.view(*shape, -1), down, up)
+            return
+        there, back = self.padded
+        chosen = own.index_select(0, there).view(self.members, -1, own.shape[1])
+        change_of = chosen.new_zeros(*chosen.shape[:2], result.shape[1], dtype=torch.float32)
+        _add(change_of, chosen, down, up)
+        found.add_(change_of.flatten(0, 1).index_select(0, back))
+
+
+def _add(result: Tensor, rows: Tensor, down: Tensor, up: Sequence[Tensor]) -> None:
+    """(C, k, m O) plus what (C, k, I) gives, in place."""
+    inner = torch.bmm(rows.float(), down.transpose(1, 2))
+    rank, column = up[0].shape[1], 0
+    for number, own in enumerate(up):
+        part = inner[:, :, number * rank : (number + 1) * rank]
+        columns = result[:, :, column : column + own.shape[2]]
+        if result.dtype == torch.float32:
+            columns.baddbmm_(part, own)
+        else:
+            columns.add_(torch.bmm(part, own))
+        column += own.shape[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,14 @@ from tunewise.model.base import Base
 from tunewise.serve.engine.attention import SlotAttention
 from tunewise.serve.engine.decoder import Decoder
 from tunewise.serve.engine.layout import Lay, WeightSet
-from tunewise.serve.engine.low_rank import LowRankBatch, LowRankPool, changes_of, stack
+from tunewise.serve.engine.low_rank import (
+    LONG,
+    LowRank,
+    LowRankBatch,
+    LowRankPool,
+    changes_of,
+    stack,
+)
 from tunewise.serve.engine.slots import KeyValueSlots
 from tunewise.serve.engine.work import Inside, Work
 
@@ -36,7 +44,7 @@ class PlainRunner:
         self._base, self._decoder, self._own = base, decoder, own
         self._slots, self._lay = slots, lay
         layout = decoder.layout
-        self._pool = LowRankPool(layout.sites, layout.layers, base.dtype)
+        self._pool = LowRankPool(layout.sites, layout.layers)
         self._shapes = {
             module.format(layer): (width, site.inputs)
             for layer in range(layout.layers)
@@ -56,7 +64,7 @@ class PlainRunner:
                 size += weights.bytes
             elif isinstance(part, LowRankPart):
                 changes = changes_of(part, self._shapes)
-                low_rank = stack(changes, layout.sites, layout.layers, self._base.dtype)
+                low_rank = stack(changes, layout.sites, layout.layers)
                 size += low_rank.bytes
         return Inside(weights, low_rank, size)
 
@@ -72,8 +80,11 @@ class PlainRunner:
         for number, work in enumerate(works):
             sets.setdefault(id(work.inside.weights), []).append(number)
         for numbers in sets.values():
-            # Rows with a low-rank change come first: the change is added to one slice.
-            order = sorted(numbers, key=lambda number: works[number].inside.low_rank is None)
+            # Rows with a low-rank change come first, in the pool's order, and those of a request
+            # that has many behind those of one with few.
+            few = [works[number] for number in numbers if _few(works[number])]
+            self._pool.fit([work.inside.low_rank for work in few])
+            order = sorted(numbers, key=lambda number: self._place(works[number]))
             for number, outcome in zip(
                 order, self._pass([works[number] for number in order]), strict=True
             ):
@@ -105,10 +116,21 @@ class PlainRunner:
         ]
 
     def _changes(self, works: Sequence[Work]) -> LowRankBatch | None:
-        rows = [
-            work.inside.low_rank
-            for work in works
-            if work.inside.low_rank is not None
-            for _ in range(work.count)
-        ]
-        return self._pool.arrange(rows) if rows else None
+        rows: list[LowRank] = []
+        runs: list[tuple[LowRank, int]] = []
+        for work in works:
+            change = work.inside.low_rank
+            if _few(work):
+                rows += [change] * work.count
+            elif change is not None:
+                runs.append((change, work.count))
+        return self._pool.arrange(rows, runs) if rows or runs else None
+
+    def _place(self, work: Work) -> tuple[bool, int]:
+        change = work.inside.low_rank
+        return change is None, self._pool.place(change) if _few(work) else sys.maxsize
+
+
+def _few(work: Work) -> bool:
+    """Whether a work's rows go through the pool of low-rank changes."""
+    return work.inside.low_rank is not None and work.count < LONG
