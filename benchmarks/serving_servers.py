@@ -75,7 +75,15 @@ def servers(given: argparse.Namespace, folder: str) -> list[Server]:
         Server("Tunewise, 8-bit weights", (*ours, "--dtype", "float32", "--weights", "int8"), BASE),
         Server(
             f"transformers serve, continuous batching, {given.dtype}",
-            (*theirs, "--dtype", given.dtype, "--continuous-batching"),
+            # As much memory as vLLM's; the rest would be the others'.
+            (
+                *theirs,
+                "--dtype",
+                given.dtype,
+                "--continuous-batching",
+                "--cb-max-memory-percent",
+                "0.2",
+            ),
             folder,
             # Its list of models is a fault without a hub's cache.
             ready="/health",
@@ -90,6 +98,9 @@ def servers(given: argparse.Namespace, folder: str) -> list[Server]:
         one = {"VLLM_CPU_OMP_THREADS_BIND": "0"}
         environment = start.environment(os.environ, "none") | one
         found.append(Server(f"vLLM, CPU build, {given.dtype}", command, environment=environment))
+        behind = (*ours, "--dtype", given.dtype, "--engine", "vllm", "--vllm-python", given.vllm)
+        name = f"Tunewise over vLLM, {given.dtype}"
+        found.append(Server(name, behind, BASE, environment=one))
     if given.llama is not None:
         for path in given.gguf:
             command = (given.llama, "-m", "llama_cpp.server", "--model", path, "--n_threads", "1",
