@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -134,8 +135,11 @@ def test_products_of_8_bits_do_not_overflow() -> None:
 
 def test_what_a_process_packs_with_is_left_as_it_was() -> None:
     before = torch.backends.quantized.engine
-    int8_lay(tiny())(torch.randn(8, 16), None)
+    lay, weight, rows = int8_lay(tiny()), torch.randn(8, 16), torch.randn(2, 16)
+    with ThreadPoolExecutor(8) as threads:
+        laid = list(threads.map(lambda _: lay(weight, None), range(200)))
     assert torch.backends.quantized.engine == before
+    assert all(each.multiply(rows).equal(laid[0].multiply(rows)) for each in laid)
 
 
 def test_8_bits_want_a_float32_base() -> None:

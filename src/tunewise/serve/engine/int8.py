@@ -16,6 +16,7 @@ Shapes: N rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -36,6 +37,8 @@ _LEVELS = (127, 63)
 _LEAST = torch.tensor(1e-20)
 # What the second half is multiplied by: what is left of a rounded number is half a step at most.
 _SECOND = {levels: torch.tensor(2.0 * levels) for levels in _LEVELS}
+# Which library packs is a setting of the process, and adaptations come from several threads.
+_PACKING = threading.Lock()
 
 Kernel = Callable[[Tensor, Tensor, int], Callable[[Tensor], Tensor]]
 """Weights (O, I) int8, what 1 stands for in each column (O,), and the levels of inputs -> a product
@@ -130,18 +133,17 @@ def fbgemm(whole: Tensor, scale: Tensor, levels: int) -> Callable[[Tensor], Tens
     """See `Kernel`."""
     operations: Any = torch.ops.quantized
     zeros = torch.zeros(len(scale), dtype=torch.int64)
-    # Which library packs is a setting of the process.
     engines: Any = torch.backends.quantized
-    before = engines.engine
-    try:
-        engines.engine = "fbgemm"
-        with warnings.catch_warnings():
-            # Quantized tensors are to leave PyTorch; oneDNN's operations take none.
-            warnings.simplefilter("ignore")
-            quantized: Any = torch._make_per_channel_quantized_tensor
+    quantized: Any = torch._make_per_channel_quantized_tensor
+    with _PACKING, warnings.catch_warnings():
+        # Quantized tensors are to leave PyTorch; oneDNN's operations take none.
+        warnings.simplefilter("ignore")
+        before = engines.engine
+        try:
+            engines.engine = "fbgemm"
             packed = operations.linear_prepack(quantized(whole, scale.double(), zeros, 0), None)
-    finally:
-        engines.engine = before
+        finally:
+            engines.engine = before
     multiply = operations.linear_with_input_q_dq_qweight_dq_output_fp32.default
 
     def product(numbers: Tensor) -> Tensor:

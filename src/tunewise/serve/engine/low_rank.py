@@ -232,10 +232,11 @@ class LowRankPool:
         for site in self._sites:
             down, ups = self._down[site.name][:, at], self._up[site.name]
             own = member.down.get(site.name)
-            # What it does not fill must be zero: another's numbers stood there.
-            down.zero_()
+            if own is None or member.rank < self._rank:
+                # What it does not fill must be zero: another's numbers stood there.
+                for each in (down, *(up[:, at] for up in ups)):
+                    each.zero_()
             for number, up in enumerate(ups):
-                up[:, at].zero_()
                 if own is not None:
                     rows = own[:, number * member.rank : (number + 1) * member.rank]
                     first = number * self._rank
