@@ -9,7 +9,8 @@ import torch
 
 from tunewise.adaptation.parts import LowRankPart
 from tunewise.errors import AdaptationError
-from tunewise.serve.engine.low_rank import Change, LowRankPool, Site, changes_of, stack
+from tunewise.serve.engine.changes import Change, Site, changes_of, stack
+from tunewise.serve.engine.low_rank import LowRankPool
 
 LAYERS = 2
 SITES = (
@@ -48,7 +49,10 @@ def slow(own: dict[str, Change], site: Site, layer: int, row: torch.Tensor) -> t
     return torch.cat(pieces)
 
 
-def test_every_row_gets_its_own_change_whoever_comes_and_goes() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_row_gets_its_own_change_whoever_comes_and_goes(dtype: torch.dtype) -> None:
+    # One rounding to bfloat16, half of the last of 8 bits, and nothing in float32.
+    rounding = {torch.float32: 0.0, torch.bfloat16: 2.0**-8}[dtype]
     known = [changes(seed) for seed in range(9)]
     stacked = [stack(each, SITES, LAYERS) for each in known]
     pool = LowRankPool(SITES, LAYERS)
@@ -63,14 +67,14 @@ def test_every_row_gets_its_own_change_whoever_comes_and_goes() -> None:
         own = own + [each for each, count in runs for _ in range(count)]
         for site in SITES:
             for layer in range(LAYERS):
-                rows = torch.randn(len(own) + 2, site.inputs)
-                before = torch.randn(len(own) + 2, sum(site.outputs))
+                rows = torch.randn(len(own) + 2, site.inputs).to(dtype)
+                before = torch.randn(len(own) + 2, sum(site.outputs)).to(dtype)
                 result = before.clone()
                 batch.add(site.name, layer, rows, result)
                 assert result[len(own) :].equal(before[len(own) :])
                 for row, number in enumerate(own):
                     wanted = before[row].double() + slow(known[number], site, layer, rows[row])
-                    assert torch.allclose(result[row].double(), wanted, atol=1e-4)
+                    assert torch.allclose(result[row].double(), wanted, rounding, 1e-4)
 
 
 def test_what_overflows_in_one_row_stays_there() -> None:

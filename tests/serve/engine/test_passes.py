@@ -59,7 +59,7 @@ def test_any_mix_of_steps_prompts_and_trees_attends_to_its_own_places() -> None:
         found = SlotAttention(slots, HEADS, works, torch.float32)(1, queries, kept)
         begin = 0
         for work in works:
-            own = slots.layers[1][work.slot, : work.end]
+            own = slots.layers[1][work.slot, :, : work.end].transpose(0, 1)
             written = kept[begin : begin + work.count].view(work.count, -1, SHAPE.width)
             assert own[work.begin :].equal(written)
             for offset in range(work.count):
@@ -74,13 +74,15 @@ def test_any_mix_of_steps_prompts_and_trees_attends_to_its_own_places() -> None:
 def test_slots_keep_what_is_put_and_give_copies() -> None:
     slots = KeyValueSlots(SHAPE, 3, 10, torch.float32)
     assert not slots.take(0, 0, 10).any()
-    prefix = torch.randn(2, 4, 4, 4)
+    prefix = torch.randn(2, 4, 4, 4)  # layers, keys and values of 2 heads, places, width
     slots.put(1, prefix)
     taken = slots.take(1, 0, 4)
     assert taken.equal(prefix)
-    slots.write(0, torch.tensor([1 * 10 + 2]), torch.zeros(1, 16))
+    slots.write(0, slots.index([(1, 2, 3)]), torch.zeros(1, 16))
     assert taken.equal(prefix)
     assert not slots.take(1, 2, 3)[0].any()
+    assert slots.take(1, 2, 3)[1].any()
+    assert slots.take(1, 0, 2)[0].all()
     assert not slots.take(0, 0, 10).any()
 
 

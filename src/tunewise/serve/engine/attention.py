@@ -58,14 +58,7 @@ class SlotAttention:
         begins: list[int] = [0]
         for work in works:
             begins.append(begins[-1] + work.count)
-        self._index = torch.cat(
-            [
-                torch.arange(work.begin, work.end) + work.slot * slots.places
-                if work.count > 1
-                else torch.tensor([work.begin + work.slot * slots.places])
-                for work in works
-            ]
-        )
+        self._index = slots.index([(work.slot, work.begin, work.end) for work in works])
         steps = [n for n, work in enumerate(works) if work.count == 1 and work.allowed is None]
         together = _together([works[n] for n in steps])
         block = {steps[n] for n in together}
@@ -83,10 +76,14 @@ class SlotAttention:
         block = self._block
         if block is not None and block.whole:
             return self._step(layer, block, queries)
-        mixed = queries.new_empty(self._count, queries.shape[1] * queries.shape[2])
+        found = None
         if block is not None:
             chosen = queries.index_select(0, block.row_of_slot)
             found = self._step(layer, block, chosen).index_select(0, block.slots)
+            if not self._singles:
+                return found
+        mixed = queries.new_empty(self._count, queries.shape[1] * queries.shape[2])
+        if found is not None and block is not None:
             mixed.index_copy_(0, block.rows, found)
         for single in self._singles:
             mixed[single.rows] = self._alone(layer, single, queries[single.rows])
@@ -94,24 +91,31 @@ class SlotAttention:
 
     def _step(self, layer: int, block: _Block, queries: Tensor) -> Tensor:
         """(top, H, W) -> (top, H x W)."""
-        groups, width = self._slots.shape.heads, queries.shape[2]
-        # Heads that share keys stand where a longer row's positions would: same keys, same mask.
-        stacked = queries.reshape(block.top, groups, -1, width)
-        span = slice(0, block.top)
-        keys = self._slots.keys(layer, span, block.length)
-        values = self._slots.values(layer, span, block.length)
-        mixed = functional.scaled_dot_product_attention(stacked, keys, values, attn_mask=block.mask)
+        keys, values = self._kept(layer, slice(0, block.top), block.length)
+        mixed = functional.scaled_dot_product_attention(
+            self._stacked(queries), keys, values, attn_mask=block.mask
+        )
         return mixed.reshape(block.top, -1)
 
     def _alone(self, layer: int, single: _Single, queries: Tensor) -> Tensor:
         """(T, H, W) -> (T, H x W)."""
-        span = slice(single.slot, single.slot + 1)
-        keys = self._slots.keys(layer, span, single.length)
-        values = self._slots.values(layer, span, single.length)
+        keys, values = self._kept(layer, slice(single.slot, single.slot + 1), single.length)
+        if single.mask is None:
+            mixed = functional.scaled_dot_product_attention(self._stacked(queries), keys, values)
+            return mixed.reshape(1, -1)
         mixed = functional.scaled_dot_product_attention(
             queries.transpose(0, 1)[None], keys, values, attn_mask=single.mask, enable_gqa=True
         )
         return mixed[0].transpose(0, 1).reshape(len(queries), -1)
+
+    def _kept(self, layer: int, slots: slice, length: int) -> tuple[Tensor, Tensor]:
+        return self._slots.keys(layer, slots, length), self._slots.values(layer, slots, length)
+
+    def _stacked(self, queries: Tensor) -> Tensor:
+        """One position of each slot, (s, H, W): heads that share keys stand where a longer row's
+        positions would, for they have the same keys and the same mask.
+        """
+        return queries.reshape(len(queries), self._slots.shape.heads, -1, queries.shape[2])
 
     def _mask(self, work: Work) -> Tensor | None:
         if work.count == 1 and work.allowed is None:

@@ -153,7 +153,7 @@ class Batch:
             self._slots.put(slot, known)
         self._fronts[slot] = known
         # Rows that run together attend over as many places as the longest has, the others' masked.
-        front = 0 if known is None else int(known.shape[1])
+        front = 0 if known is None else int(known.shape[2])
         self._slots.clear(slot, front, self._filled[slot])
         self._filled[slot] = front
         row.start(slot, self._runner)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from tunewise.model.base import Base
 from tunewise.model.prefix import backbone
 from tunewise.serve.engine.layout import Lay, Layout, WeightSet, find_layout, unlaid
-from tunewise.serve.engine.low_rank import LowRankBatch
+from tunewise.serve.engine.low_rank import LowRankBatches
 
 _PROBE = 6
 # The same numbers but for the last bits of each dtype.
@@ -63,7 +63,7 @@ class Decoder:
         hidden: Tensor,
         positions: Tensor,
         attend: Attend,
-        changes: LowRankBatch | None = None,
+        changes: LowRankBatches | None = None,
     ) -> Tensor:
         """The last hidden states, normed.
 

@@ -21,8 +21,8 @@ from tunewise.model.forward import has_plain_head, layer_masks, logits_at
 from tunewise.model.low_rank import add_low_rank
 from tunewise.model.prefix import backbone, token_embeddings
 from tunewise.serve.engine.attention import allowed_of
+from tunewise.serve.engine.changes import Change, changes_of
 from tunewise.serve.engine.layout import fitting
-from tunewise.serve.engine.low_rank import Change, changes_of
 from tunewise.serve.engine.slots import KeyValueSlots
 from tunewise.serve.engine.work import Inside, Work
 
@@ -118,9 +118,7 @@ class GeneralRunner:
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
         slots = self._slots
-        index = torch.cat(
-            [torch.arange(work.begin, work.end) + work.slot * slots.places for work in works]
-        )
+        index = slots.index([(work.slot, work.begin, work.end) for work in works])
         chosen = torch.tensor([work.slot for work in works])
         cache = DynamicCache()
         for number in range(slots.shape.layers):
@@ -154,11 +152,11 @@ def _written(
 ) -> tuple[Tensor, Tensor]:
     """A cache layer's update: (B, K, T, W) go into the slots, (B, K, length, W) come out."""
     both = torch.cat([keys, values], dim=1).transpose(1, 2)
-    slots.write(number, index, both.reshape(len(index), -1))
+    slots.write(number, index, both.reshape(-1, both.shape[3]))
     if len(chosen) == 1:
         span = slice(int(chosen[0]), int(chosen[0]) + 1)
         return slots.keys(number, span, length), slots.values(number, span, length)
-    kept = slots.layers[number][chosen, :length].transpose(1, 2)
+    kept = slots.layers[number][chosen, :, :length]
     heads = slots.shape.heads
     return kept[:, :heads], kept[:, heads:]
 

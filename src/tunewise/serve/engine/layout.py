@@ -21,7 +21,7 @@ from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
 from tunewise.model.frozen import laid_product, lay_out, lays_out
 from tunewise.model.prefix import backbone
-from tunewise.serve.engine.low_rank import Site
+from tunewise.serve.engine.changes import Site
 
 _EPSILON_NAMES = ("variance_epsilon", "eps")
 _SITES = {

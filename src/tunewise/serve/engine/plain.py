@@ -13,16 +13,10 @@ from torch.nn import functional
 from tunewise.adaptation.parts import LowRankPart, WeightsPart
 from tunewise.model.base import Base
 from tunewise.serve.engine.attention import SlotAttention
+from tunewise.serve.engine.changes import LowRank, changes_of, stack
 from tunewise.serve.engine.decoder import Decoder
 from tunewise.serve.engine.layout import Lay, WeightSet
-from tunewise.serve.engine.low_rank import (
-    LONG,
-    LowRank,
-    LowRankBatch,
-    LowRankPool,
-    changes_of,
-    stack,
-)
+from tunewise.serve.engine.low_rank import LONG, LowRankBatches, LowRankPool
 from tunewise.serve.engine.slots import KeyValueSlots
 from tunewise.serve.engine.work import Inside, Work
 
@@ -115,7 +109,7 @@ class PlainRunner:
             for work, piece, own in zip(works, pieces, logits, strict=True)
         ]
 
-    def _changes(self, works: Sequence[Work]) -> LowRankBatch | None:
+    def _changes(self, works: Sequence[Work]) -> LowRankBatches | None:
         rows: list[LowRank] = []
         runs: list[tuple[LowRank, int]] = []
         for work in works:

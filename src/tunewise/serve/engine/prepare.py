@@ -60,7 +60,7 @@ def prepare(
     for each in (made, *others):
         each.kept, each.virtual, each.inside = kept, virtual, inside
         stand_behind(each, adaptation)
-        if each.positions == (0 if kept is None else kept.shape[1]):
+        if each.positions == (0 if kept is None else kept.shape[2]):
             each.prefix = kept
         else:
             # Its keys and values come with the first request; the memory is counted from the start.

@@ -38,14 +38,14 @@ class Resident:
         decoding: its readout; None for the base alone.
         renderer: of its rows; None for the base alone.
         inside: what of it stands inside the model.
-        kept: (L, k, 2K, W) stored keys and values of its first positions, or None.
+        kept: (L, 2K, k, W) stored keys and values of its first positions, or None.
         virtual: (k, D) virtual tokens, or None.
         text: tokens of the shared text that is computed.
         shallow: answers without the base, or None.
         tree: its labels behind a row, where it has labels.
         positions: P, all that stand before a row.
         bytes: memory of all this, the keys and values of the P positions included.
-        prefix: (L, P, 2K, W) once computed; None before, and where P is 0.
+        prefix: (L, 2K, P, W) once computed; None before, and where P is 0.
         computing: the row that computes it now.
         running: requests that use it.
         others: the same behind each further prompt of an ensemble; `bytes` counts them too.

@@ -70,7 +70,7 @@ class Row:
         if resident.prefix is not None:
             self.begin = resident.positions
         else:
-            self.begin = 0 if resident.kept is None else int(resident.kept.shape[1])
+            self.begin = 0 if resident.kept is None else int(resident.kept.shape[2])
             if resident.virtual is not None:
                 pieces.append(resident.virtual)
             if resident.text:

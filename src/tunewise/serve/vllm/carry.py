@@ -27,7 +27,7 @@ from tunewise.adaptation.peft_format import LOW_RANK_PREFIX
 from tunewise.adaptation.shallow import ShallowPredictor
 from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
-from tunewise.serve.engine.low_rank import Change, changes_of
+from tunewise.serve.engine.changes import Change, changes_of
 from tunewise.serve.engine.prepare import check_base, stand_behind, virtual_of
 from tunewise.serve.engine.residents import Key, Resident
 from tunewise.task.render import Renderer
