@@ -126,7 +126,7 @@ def _run(name: str) -> int:
     command += ["--input", "input", "--output", "output"]
     sys.stderr.write(f"{shlex.join(['tunewise', *command])}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "tunewise.cli", *command],
+        [sys.executable, "-m", "tunewise", *command],
         cwd=REPOSITORY,
         check=False,
         stdout=subprocess.DEVNULL,

@@ -156,7 +156,7 @@ def _climb(grid: Path, case: str, name: str) -> int:
     command += ["--seeds", str(SEEDS), "--input", "input", "--output", "output"]
     command += ["--name", name, "--questions", "none"]
     say(shlex.join(["tunewise", *command]))
-    entry = [sys.executable, "-m", "tunewise.cli"]
+    entry = [sys.executable, "-m", "tunewise"]
     done = subprocess.run(
         [*entry, *command], cwd=REPOSITORY, check=False, stdout=subprocess.DEVNULL
     )

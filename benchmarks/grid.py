@@ -125,7 +125,7 @@ def run(case: Case, flags: Sequence[str] = ()) -> int:
         command += ["--base", case.base]
     command += ["--output", "output", "--name", case.name, "--questions", "none", *flags]
     _say(shlex.join(["tunewise", *command]))
-    entry = [sys.executable, "-m", "tunewise.cli"]
+    entry = [sys.executable, "-m", "tunewise"]
     done = subprocess.run(
         [*entry, *command], cwd=REPOSITORY, check=False, stdout=subprocess.DEVNULL
     )

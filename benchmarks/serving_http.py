@@ -95,7 +95,7 @@ def prepare(folder: Path, base_name: str) -> str:
 @contextmanager
 def server(folder: Path, base: str) -> Iterator[tuple[psutil.Process, str]]:
     """The command in a process of its own; its address."""
-    command = [sys.executable, "-m", "tunewise.cli", "serve", "--base", base, "--port", "0",
+    command = [sys.executable, "-m", "tunewise", "serve", "--base", base, "--port", "0",
                "--registry", str(folder)]  # fmt: skip
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD}

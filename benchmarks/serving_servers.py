@@ -66,7 +66,7 @@ def servers(given: argparse.Namespace, folder: str) -> list[Server]:
         given: the command line's.
         folder: of the base's weights.
     """
-    ours = (sys.executable, "-m", "tunewise.cli", "serve", "--open", "--base", BASE,
+    ours = (sys.executable, "-m", "tunewise", "serve", "--open", "--base", BASE,
             "--port", "{port}", "--registry", f"{given.scratch}/registry")  # fmt: skip
     theirs = (str(Path(sys.executable).with_name("transformers")), "serve", folder,
               "--device", "cpu", "--port", "{port}", "--host", "127.0.0.1")  # fmt: skip

@@ -99,7 +99,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 def serving(ground: Ground, *flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """The command, until it is ready; killed at the end if it is still there."""
     command = [
-        sys.executable, "-m", "tunewise.cli", "serve", "--base", str(ground.base), "--dtype",
+        sys.executable, "-m", "tunewise", "serve", "--base", str(ground.base), "--dtype",
         "float32", "--registry", str(ground.registry), "--port", "0", *flags,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -121,7 +121,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 def test_what_keeps_replicas_from_starting_is_told(ground: Ground, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "tunewise.cli", "serve", "--base", str(ground.base), "--port", "0",
+        sys.executable, "-m", "tunewise", "serve", "--base", str(ground.base), "--port", "0",
         "--open", "--registry", str(tmp_path / "registry"), "--replicas", "1",
     ]  # fmt: skip
     asked = [*command, "--weights", "int8", "--dtype", "bfloat16"]

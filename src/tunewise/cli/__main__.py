@@ -1,5 +1,0 @@
-"""`python -m tunewise.cli`."""
-
-from tunewise.cli.main import main
-
-main()
