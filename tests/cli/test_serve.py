@@ -102,6 +102,13 @@ def test_who_has_made_no_key_is_told(
             ("--engine", "vllm", "--vllm-url", "http://127.0.0.1:1", "--weights", "int8"),
             "embedded engine",
         ),
+        (
+            ("--engine", "vllm", "--vllm-url", "http://127.0.0.1:1", "--prefix-folder", "x"),
+            "leave --prefix-folder out",
+        ),
+        (("--prefix-folder", __file__), "the folder for prefixes cannot be written to"),
+        (("--prefix-folder", "x", "--prefix-folder-mib", "0"), "--prefix-folder-mib"),
+        (("--prefix-folder-mib", "9"), "--prefix-folder beside it"),
         (("--engine", "vllm", "--vllm-url", "nonsense"), "http://127.0.0.1"),
         (("--engine", "vllm", "--vllm-python", "no/such/python"), "--vllm-python no/such/python"),
         (("--engine", "other"), "embedded"),

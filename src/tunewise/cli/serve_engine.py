@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -26,6 +28,10 @@ def engine_options(function: F) -> F:
         click.option("--weights", type=click.Choice(["own", "int8"]), default="own",
                      show_default=True,
                      help="int8: rounded to 8 bits; faster, and answers may differ"),
+        click.option("--prefix-folder", default=None, metavar="DIR",
+                     help="keep computed prefixes there, for restarts and what was evicted"),
+        click.option("--prefix-folder-mib", type=click.IntRange(min=1), default=None, metavar="N",
+                     help="size of that folder  [default: 4096]"),
         click.option("--vllm-url", default=None, metavar="URL",
                      help="vllm: a server that runs; its key from VLLM_API_KEY"),
         click.option("--vllm-python", default=None, metavar="FILE",
@@ -45,6 +51,12 @@ def check_engine(values: dict[str, Any]) -> None:
     Raises:
         ConfigError: says which.
     """
+    if values["prefix_folder_mib"] is not None and values["prefix_folder"] is None:
+        raise ConfigError(
+            "there is no folder whose size to bound",
+            found=f"--prefix-folder-mib {values['prefix_folder_mib']}",
+            expected="--prefix-folder beside it",
+        )
     given = [name for name in ("vllm_url", "vllm_python") if values[name] is not None]
     if values["engine"] == "embedded":
         if given:
@@ -59,6 +71,12 @@ def check_engine(values: dict[str, Any]) -> None:
             "the vLLM engine needs one server",
             found=" and ".join(_flag(name) for name in given) or "none",
             expected="--vllm-url of one that runs, or --vllm-python to start one",
+        )
+    if values["prefix_folder"] is not None:
+        raise ConfigError(
+            "vLLM keeps its prefixes itself",
+            found="--engine vllm --prefix-folder",
+            fix="leave --prefix-folder out",
         )
     if values["weights"] != "own":
         raise ConfigError(
@@ -85,15 +103,17 @@ def make_engine(values: dict[str, Any], base: Base) -> Engine:
         return _vllm(values, base, budget, context)
     from tunewise.serve.engine.engine import EmbeddedEngine, EngineSettings
 
-    return EmbeddedEngine(
-        base,
-        EngineSettings(
-            slots=values["slots"],
-            budget_bytes=budget,
-            context_tokens=context,
-            weights=values["weights"],
-        ),
+    settings = EngineSettings(
+        slots=values["slots"],
+        budget_bytes=budget,
+        context_tokens=context,
+        weights=values["weights"],
     )
+    if values["prefix_folder"] is not None:
+        settings = replace(settings, prefix_folder=Path(values["prefix_folder"]).expanduser())
+    if values["prefix_folder_mib"] is not None:
+        settings = replace(settings, prefix_folder_bytes=values["prefix_folder_mib"] * MIB)
+    return EmbeddedEngine(base, settings)
 
 
 def _vllm(values: dict[str, Any], base: Base, budget: int, context: int | None) -> Engine:

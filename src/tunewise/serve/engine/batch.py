@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tunewise.errors import RunError, TunewiseError
 from tunewise.serve.engine.choose import Likeliest, likeliest
+from tunewise.serve.engine.residents import Resident
 from tunewise.serve.engine.rows import Row
 from tunewise.serve.engine.slots import KeyValueSlots
 from tunewise.serve.engine.work import Runner, Work
@@ -22,6 +23,7 @@ class Batch:
         slots: keys and values.
         prompt_positions: positions of prompts in one pass at most.
         guessed_within: positions of answers in one pass, up to which next tokens are guessed.
+        keep: gets a prefix that was computed, or None.
 
     Attributes:
         rows: those that run, by slot.
@@ -31,10 +33,15 @@ class Batch:
     """
 
     def __init__(
-        self, runner: Runner, slots: KeyValueSlots, prompt_positions: int, guessed_within: int = 0
+        self,
+        runner: Runner,
+        slots: KeyValueSlots,
+        prompt_positions: int,
+        guessed_within: int = 0,
+        keep: Callable[[Resident, Tensor], None] | None = None,
     ) -> None:
         self._runner, self._slots, self._guessed_within = runner, slots, guessed_within
-        self._prompt_positions = prompt_positions
+        self._prompt_positions, self._keep = prompt_positions, keep
         self.rows: dict[int, Row] = {}
         self.steps = self.prompt_tokens = self.completion_tokens = 0
         # The prefix that stands at the front of every slot, whoever left it there.
@@ -165,6 +172,8 @@ class Batch:
             resident.prefix = self._slots.take(row.slot, 0, resident.positions)
             self._fronts[row.slot] = resident.prefix
             resident.computing = None
+            if self._keep is not None:
+                self._keep(resident, resident.prefix)
 
     def _lost(self, rows: Sequence[Row], error: Exception) -> list[Row]:
         for row in rows:

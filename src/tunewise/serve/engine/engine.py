@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from tunewise.serve.engine.general import GeneralRunner
 from tunewise.serve.engine.int8 import int8_lay
 from tunewise.serve.engine.layout import Lay, plain_lay
 from tunewise.serve.engine.plain import PlainRunner
+from tunewise.serve.engine.prefix_files import PrefixFiles
 from tunewise.serve.engine.prepare import prepare
 from tunewise.serve.engine.requests import Readers
 from tunewise.serve.engine.residents import Resident, Residents
@@ -53,6 +55,8 @@ class EngineSettings:
         guessed_within: so many positions of answers in one pass at most get a guess at what follows
             (guess.py); 0 guesses nothing. Answers are the same.
         weights: "own" are the base's, in its dtype; "int8" are rounded to 8 bits (int8.py).
+        prefix_folder: where computed prefixes are kept (prefix_files.py); None for nowhere.
+        prefix_folder_bytes: all of them together at most.
     """
 
     slots: int = 16
@@ -62,6 +66,8 @@ class EngineSettings:
     context_tokens: int | None = None
     guessed_within: int = 8
     weights: Literal["own", "int8"] = "own"
+    prefix_folder: Path | None = None
+    prefix_folder_bytes: int = 2**32
 
 
 class EmbeddedEngine:
@@ -74,7 +80,8 @@ class EmbeddedEngine:
             forward.
 
     Raises:
-        ConfigError: the base's layers keep something else than keys and values.
+        ConfigError: the base's layers keep something else than keys and values, or prefixes cannot
+            be kept where they should.
     """
 
     def __init__(
@@ -95,7 +102,13 @@ class EmbeddedEngine:
         self._readers = Readers(base.tokenizer, base.vocabulary, context)
         # Another runner runs rows of several positions one by one.
         within = settings.guessed_within if isinstance(self._runner, PlainRunner) else 0
-        self._batch = Batch(self._runner, slots, settings.prompt_positions, within)
+        self._files: PrefixFiles | None = None
+        if settings.prefix_folder is not None:
+            self._files = PrefixFiles(
+                settings.prefix_folder, settings.prefix_folder_bytes, base, settings.weights
+            )
+        keep = None if self._files is None else self._files.keep
+        self._batch = Batch(self._runner, slots, settings.prompt_positions, within, keep)
         self._changed = threading.Condition()
         self._waiting: FairQueue[Row] = FairQueue()
         self._aborts = False
@@ -199,10 +212,16 @@ class EmbeddedEngine:
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+            if self._files is not None:
+                self._files.close()
 
     def _make(self, key: tuple[str, str], adaptation: Adaptation) -> Resident:
         with torch.no_grad():
-            return prepare(key, adaptation, self._base, self._runner, self._shape)
+            made = prepare(key, adaptation, self._base, self._runner, self._shape)
+        for each in (made, *made.others):
+            if self._files is not None and each.prefix is None and each.positions:
+                each.prefix = self._files.find(each)
+        return made
 
     def _abort(self, row: Row) -> None:
         with self._changed:
