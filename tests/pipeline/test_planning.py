@@ -216,6 +216,21 @@ def test_seconds_are_the_work_times_the_pace(
     assert wanted <= job.fit_seconds < wanted + 5
 
 
+def test_a_search_is_as_slow_as_rows_behind_demonstrations(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(base: Any, prefix: Any, *_: Any, **__: Any) -> float:
+        return float(prefix.length)
+
+    monkeypatch.setattr(calibrate, "forward_seconds", seconds)
+    searched, plain = (planned(ground, name)[0].jobs[0] for name in ("few_shot", "zero_shot"))
+    position = plain.fit_seconds / plain.token_passes
+    assert searched.at_most
+    assert searched.fit_seconds / searched.token_passes > 1.5 * position
+    # What is found is measured as if it were the plain instruction.
+    assert searched.measure_seconds == plain.measure_seconds
+
+
 def test_longer_rows_and_more_trained_numbers_hold_more_memory(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

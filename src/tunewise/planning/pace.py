@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tunewise.adaptation.demonstrations import shown
 from tunewise.adaptation.inside import LowRank, low_rank_layers
 from tunewise.adaptation.judge import example
 from tunewise.adaptation.readout import default_decoding, label_sequences
@@ -36,6 +37,8 @@ from tunewise.task.types import TaskSpec
 # Seconds of timing, shared by all that is timed; warming up comes on top.
 _TIMED_SECONDS = 1.0
 _BATCH_ROWS = 16
+# In the middle of what a search tries.
+_DEMONSTRATIONS = 8
 # Kinds of part that gradients find, the deepest first; the setting that says how large, and how
 # large without it.
 _SIZES: Mapping[str, tuple[str, int | None]] = {
@@ -109,6 +112,8 @@ class Paces:
     Attributes:
         seconds: how long the timing took.
         plain: of answering with the base; all zero where no method calls it.
+        searching: seconds of a position that is read behind demonstrations, as most are that a
+            search for a prompt looks at.
         decode: seconds of a generated token; 0 where nothing is generated.
         forward_bytes: what a position holds while it runs without gradients.
     """
@@ -117,14 +122,18 @@ class Paces:
         self, task: PlannedTask, methods: Sequence[Method], settings: Mapping[str, Any]
     ) -> None:
         self.task, self.settings, self.base = task, settings, task.ground.base
-        self.seconds = self.decode = self.forward_bytes = 0.0
+        self.seconds = self.decode = self.forward_bytes = self.searching = 0.0
         self.plain = Pace(0.0)
         self._trained: dict[tuple[str, int | None], Pace] = {}
         calling = [method for method in methods if method.needs.base]
         if calling:
             began = time.perf_counter()
             keys = dict.fromkeys(self._key(each) for each in calling if each.needs.gradients)
-            self._time(list(keys), _TIMED_SECONDS / (1 + 2 * len(keys)))
+            searches = not all(each.needs.gradients for each in calling)
+            allowance = _TIMED_SECONDS / (1 + searches + 2 * len(keys))
+            self._time(list(keys), allowance)
+            if searches:
+                self.searching = self._behind_demonstrations(allowance)
             self.seconds = time.perf_counter() - began
 
     def of(self, method: Method) -> Pace:
@@ -186,6 +195,26 @@ class Paces:
             else:
                 pace = replace(pace, laid_out_bytes=laid_out)
             self._trained[kind, size] = pace
+
+    def _behind_demonstrations(self, allowance: float) -> float:
+        base, task = self.base, self.task
+        count, renderer = _DEMONSTRATIONS, self._with_demonstrations(_DEMONSTRATIONS)
+        # A search passes over those that leave no room for rows.
+        while count and len(renderer.shared_tokens) > base.context_length // 2:
+            count //= 2
+            renderer = self._with_demonstrations(count)
+        with shortened(base) as short, torch.no_grad():
+            prefix = FrozenPrefix(base, renderer, ()).inputs().lower(base)
+            forward = self.plain.forward
+            return calibrate.forward_seconds(
+                base, prefix, task.examples, task.labels, allowance, forward, short
+            )
+
+    def _with_demonstrations(self, count: int) -> Renderer:
+        task = self.task
+        rows = task.ground.task.fit_view.train[:count]
+        prompt = PromptText(task.renderer.prompt.instruction, shown(rows))
+        return Renderer(self.base.tokenizer, task.renderer.spec, prompt)
 
     def _time_trained(
         self,

@@ -144,6 +144,8 @@ def _job(
 ) -> JobPlan:
     base, pace = task.ground.base, paces.of(method)
     passes = work.forward + work.backward
+    if work.at_most and not method.needs.gradients:
+        pace = replace(pace, forward=paces.searching)
     return JobPlan(
         method=method.name,
         seed=seed,
