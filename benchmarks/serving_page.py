@@ -117,7 +117,7 @@ def _small_targets(small: dict[str, Any]) -> list[str]:
     for key, name, most in (
         ("in_memory_ms", "switch in memory adds", 1.0),
         ("from_disk_ms", "switch from disk adds", 50.0),
-        ("from_disk_kept_ms", "the same, prefix computed before", 50.0),
+        ("from_disk_kept_ms", "switch from disk with a kept prefix adds", 50.0),
     ):
         rows += [
             (f"{name}, {kind}", f"{value:.2f} ms", f"{most:g} ms", value < most)
