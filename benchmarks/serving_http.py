@@ -308,7 +308,7 @@ def _write(
         f"`python -m benchmarks.serving_http --base {given.base} --rounds {given.rounds}`, "
         f"{machine.now()} UTC; the load of the machine was {machine.load():.1f}.",
         "",
-        *(f"- {line}" for line in machine.machine_lines(1)),
+        *(f"- {line}" for line in machine.machine_lines(1, ("torch", "transformers", "tunewise"))),
         "",
         f"Each answer has at most {NEW_TOKENS} tokens; medians of {given.rounds} rounds. The first "
         "column is the tokens that a second of processor time gives through HTTP, of those that "
