@@ -3,10 +3,10 @@
     python -m benchmarks.aa               # runs what is missing, then the table; goes on
     python -m benchmarks.aa --tables      # only the table, of runs that are there
 
-Runs lie in `runs/aa/SET`, and what they gave is kept in `benchmarks/aa.json`, so that a set is not
-run again where its run was deleted: 300 rows to fit, two seeds, a small budget. Each comparison is of the fit
-with one seed and the fit with the other, as two methods that have one seed each, by the rule that
-the recommendation uses.
+Runs lie in `runs/aa/SET`: 300 rows to fit, two seeds, a small budget. What they gave is kept in
+`benchmarks/aa.json`, and such a set is not run again. Each comparison is of the fit with one seed
+and the fit with the other, as two methods that have one seed each, by the rule that the
+recommendation uses.
 """
 
 from __future__ import annotations
