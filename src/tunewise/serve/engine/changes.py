@@ -64,14 +64,23 @@ def changes_of(part: LowRankPart, shapes: Mapping[str, tuple[int, int]]) -> dict
                 found=f"{name}: A {tuple(down.shape)}, B {None if up is None else tuple(up.shape)}",
                 expected="no such linear layer" if shape is None else f"O, I = {shape}",
             )
-        change = Change(down, up.float() * _scale(config, name, down.shape[0]))
-        # Also too large to be rounded to another dtype; not a number is never below.
-        if not all(bool(each.abs().amax() < _MOST) for each in (change.down, change.up)):
-            raise AdaptationError(
-                "a stored low-rank part holds numbers that are not finite", found=name
-            )
-        found[name] = change
+        found[name] = Change(down, up.float() * _scale(config, name, down.shape[0]))
+    _check_finite(found)
     return found
+
+
+def _check_finite(changes: Mapping[str, Change]) -> None:
+    """Refuse what is no number, or too large to be rounded to another dtype."""
+    both = {name: (change.down.flatten(), change.up.flatten()) for name, change in changes.items()}
+    # All at once, then one by one only to say which; not a number is never below.
+    if not both or _small(torch.cat([each for own in both.values() for each in own])):
+        return
+    bad = next(name for name, own in both.items() if not _small(torch.cat(own)))
+    raise AdaptationError("a stored low-rank part holds numbers that are not finite", found=bad)
+
+
+def _small(numbers: Tensor) -> bool:
+    return bool(numbers.abs().amax() < _MOST)
 
 
 def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
@@ -147,15 +156,25 @@ def stack(changes: Mapping[str, Change], sites: Sequence[Site], layers: int) -> 
         down = torch.zeros(layers, len(site.modules), rank, site.inputs)
         up = torch.zeros(layers, len(of_block), rank, site.block)
         used = False
-        for layer in range(layers):
-            for number, module in enumerate(site.modules):
-                change = changes.get(module.format(layer))
-                if change is not None:
-                    used, own = True, change.down.shape[0]
-                    first, count = of_block.index(number), of_block.count(number)
-                    blocks = change.up.t().reshape(own, count, site.block).transpose(0, 1)
-                    down[layer, number, :own] = change.down
-                    up[layer, first : first + count, :own] = blocks
+        for number, module in enumerate(site.modules):
+            first, count = of_block.index(number), of_block.count(number)
+            for own, chosen in _by_rank(changes, module, layers).items():
+                used = True
+                whole = [changes[module.format(layer)] for layer in chosen]
+                blocks = torch.stack([each.up for each in whole])
+                blocks = blocks.view(len(chosen), count, site.block, own).transpose(2, 3)
+                down[chosen, number, :own] = torch.stack([each.down for each in whole])
+                up[chosen, first : first + count, :own] = blocks
         if used:
             downs[site.name], ups[site.name] = down, up
     return LowRank(rank, downs, ups)
+
+
+def _by_rank(changes: Mapping[str, Change], module: str, layers: int) -> dict[int, list[int]]:
+    """The layers whose module of this name has a change, by its rank."""
+    found: dict[int, list[int]] = {}
+    for layer in range(layers):
+        change = changes.get(module.format(layer))
+        if change is not None:
+            found.setdefault(change.down.shape[0], []).append(layer)
+    return found
