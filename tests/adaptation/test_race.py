@@ -178,7 +178,11 @@ def test_no_leader_is_left_behind_for_want_of_budget() -> None:
 def test_who_is_admitted_can_be_paid_to_the_end() -> None:
     context = context_of(base_of(), planted_view())
     contestants = entered(context)
-    costs = [math.ceil(one.cost(3) * 2) for one in contestants]  # two turns after the first
+    # Half of them go on to 6 rows, and half of those to 12.
+    costs = [
+        math.ceil((one.cost(3) + one.cost(6)) / 2 + (one.cost(12) - one.cost(6)) / 4)
+        for one in contestants
+    ]
     told = {"first": 3, "most": 12}
     assert affordable(contestants, room=sum(costs), **told) == (contestants, [])
     less = affordable(contestants, room=sum(costs) - 1, **told)
@@ -186,6 +190,22 @@ def test_who_is_admitted_can_be_paid_to_the_end() -> None:
     assert affordable(contestants, room=-5, **told) == ([], contestants)
     contestants[2].extend(3)
     assert affordable(contestants, room=0, **told)[0] == [contestants[2]]
+
+
+@pytest.mark.parametrize(("first", "most"), [(3, 12), (2, 12), (12, 12), (5, 12)])
+def test_a_race_costs_what_its_entrants_were_admitted_for(first: int, most: int) -> None:
+    """Eight alike, paid for in full: what they shared is computed once, as is every row."""
+    context = context_of(base_of(), planted_view())
+    words = tuple(f"Number {number}." for number in range(8))
+    asked = context_of(base_of(), planted_view())
+    room = next(
+        room
+        for room in range(10, 100_000, 10)
+        if len(affordable(entered(asked, words), first=first, most=most, room=room)[0]) == 8
+    )
+    race(entered(context, words), first=first, ledger=context.ledger, most=most)
+    # Whoever has clearly lost leaves before its half does.
+    assert 0.7 * room < context.ledger.spent <= room
 
 
 def test_after_some_that_are_too_dear_no_more_are_built() -> None:

@@ -97,9 +97,6 @@ def affordable(
 ) -> tuple[list[Contestant], list[Contestant]]:
     """Those whose race can be paid to its end, so that no leader is left out half-way.
 
-    Half of the contestants go on at every turn, to twice the rows, so in the mean every turn after
-    the first costs each half of the first.
-
     Args:
         contestants: in the order they are admitted; one too dear is passed over, and after some
             such in a row no more are asked for.
@@ -110,14 +107,13 @@ def affordable(
     Returns:
         Those admitted, and those passed over.
     """
-    first = min(first, most)
-    turns = max(0, math.ceil(math.log2(most / first)))
     admitted: list[Contestant] = []
     passed_over: list[Contestant] = []
     in_a_row = 0
     for one in contestants:
-        cost = math.ceil(one.cost(first) * (1 + turns / 2))
-        if cost <= max(room, 0):
+        cost = math.ceil(_race_cost(one, first, most))
+        # Whoever is scored on the first rows already enters for nothing.
+        if cost <= max(room, 0) or one.cost(min(first, most)) == 0:
             room -= cost
             admitted.append(one)
             in_a_row = 0
@@ -127,6 +123,17 @@ def affordable(
         if in_a_row == _PATIENCE:
             break
     return admitted, passed_over
+
+
+def _race_cost(one: Contestant, first: int, most: int) -> float:
+    """Token passes in the mean: half of the contestants go on at every turn, to twice the rows."""
+    seen, share = min(first, most), 1.0
+    cost = float(one.cost(seen))
+    while seen < most:
+        then, share = min(2 * seen, most), share / 2
+        cost += share * (one.cost(then) - one.cost(seen))
+        seen = then
+    return cost
 
 
 def _scored(

@@ -7,7 +7,8 @@ computed once; the nearest differ by row and cost their length every time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,14 +18,20 @@ from tunewise.adaptation.contestant import Contestant
 from tunewise.adaptation.context import FitContext
 from tunewise.adaptation.demonstrations import balanced_rows, random_rows, showable_rows, shown
 from tunewise.adaptation.judge import sample_rows
-from tunewise.adaptation.parts import PromptTextPart, text_replaced
-from tunewise.adaptation.race import race
+from tunewise.adaptation.parts import Part, PromptTextPart, text_replaced
+from tunewise.adaptation.race import RaceOutcome, affordable, race, told
 from tunewise.adaptation.readout import default_decoding
 from tunewise.errors import ConfigError
 from tunewise.methods._contract import Needs
 from tunewise.methods._settings.few_shot import FewShotSettings
+from tunewise.model.ledger import Ledger
 from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
+
+# All that a budget pays is scored on so many rows at the least.
+_FEWEST_FIRST_ROWS = 8
+# Whoever enters can be paid for so many times the first rows.
+_TIMES_FIRST = 4
 
 
 class FewShot:
@@ -39,15 +46,8 @@ class FewShot:
     def fit(self, context: FitContext, settings: FewShotSettings) -> Adaptation:
         """See `Method.fit`."""
         others = context.starting_parts()[1:]
-        rows = sample_rows(
-            context.view.validation, settings.validation_rows, seed=context.seed, shuffled=True
-        )
         with attached(context.base, others):
-            contestants = [
-                Contestant(context, name, prompt, others, rows)
-                for name, prompt in self._candidates(context, settings)
-            ]
-            outcome = race(contestants, first=settings.first_rows, ledger=context.ledger)
+            contestants, outcome = self._raced(context, settings, others)
         winner = outcome.winner
         if winner is not None and context.start is not None:
             winner = _not_below_start(contestants[0], winner)
@@ -63,6 +63,23 @@ class FewShot:
             self.name, settings, parts, decoding, demonstrations=count, tried=list(outcome.tried)
         )
 
+    def _raced(
+        self, context: FitContext, settings: FewShotSettings, others: Sequence[Part]
+    ) -> tuple[list[Contestant], RaceOutcome]:
+        """All candidates, the start first where there is one, and how their race ended."""
+        rows = sample_rows(
+            context.view.validation, settings.validation_rows, seed=context.seed, shuffled=True
+        )
+        made = [
+            (draw, Contestant(context, name, prompt, others, rows))
+            for draw, name, prompt in self._candidates(context, settings)
+        ]
+        contestants = [one for _, one in made]
+        entrants, first = _entrants(made, settings.first_rows, context.ledger)
+        outcome = race(entrants, first=first, ledger=context.ledger)
+        left_out = [told(one, "budget") for one in contestants if one not in entrants]
+        return contestants, replace(outcome, tried=(*outcome.tried, *left_out))
+
     def _untried(self, context: FitContext, prompt: PromptText) -> Decoding:
         given = context.starting_decoding()
         if given is not None:
@@ -72,11 +89,11 @@ class FewShot:
 
     def _candidates(
         self, context: FitContext, settings: FewShotSettings
-    ) -> Iterator[tuple[str, PromptText]]:
-        """Candidates from cheap to dear, so that a small budget tries the cheap ones."""
+    ) -> Iterator[tuple[int, str, PromptText]]:
+        """Number of the draw, name and prompt, from few demonstrations to many."""
         start = context.starting_prompt()
         if context.start is not None:
-            yield "start", start
+            yield 0, "start", start
         rows = showable_rows(context, settings.longest_tokens)
         counts = (2, 4, 8, 16) if settings.demonstrations is None else (settings.demonstrations,)
         all_picks = ("balanced", "random", "nearest")
@@ -100,6 +117,7 @@ class FewShot:
                 if pick == "nearest":
                     pool = random_rows(rows, settings.pool_rows, random)
                     yield (
+                        0,
                         f"nearest {count}",
                         PromptText(start.instruction, pool=shown(pool), nearest=count),
                     )
@@ -111,9 +129,39 @@ class FewShot:
                         else random_rows(rows, count, random)
                     )
                     yield (
+                        draw,
                         f"{pick} {count}, draw {draw}",
                         PromptText(start.instruction, demonstrations=shown(chosen)),
                     )
+
+
+def _entrants(
+    made: Sequence[tuple[int, Contestant]], first: int, ledger: Ledger
+) -> tuple[list[Contestant], int]:
+    """Those whose race the budget pays, and on how many rows it begins.
+
+    A small budget begins on fewer rows before it leaves out a way to pick or a count: two
+    demonstrations on 32 rows say less of sixteen than sixteen on eight. Further draws come last.
+
+    Args:
+        made: number of the draw, and the candidate.
+        first: rows that all are scored on where the budget allows.
+        ledger: says what there is.
+    """
+    room = ledger.remaining
+    if room is None:
+        return [one for _, one in made], first
+    ordered = [one for _, one in sorted(made, key=lambda each: each[0]) if one.fits]
+    once = [one for draw, one in made if draw == 0 and one.fits]
+    fewest = min(first, _FEWEST_FIRST_ROWS)
+    while True:
+        most = min(_TIMES_FIRST * first, max((len(one.rows) for one in once), default=first))
+        _, passed_over = affordable(once, first=first, most=most, room=room)
+        if not passed_over or first == fewest:
+            break
+        first = max(first // 2, fewest)
+    admitted, _ = affordable(ordered, first=first, most=most, room=room)
+    return [one for _, one in made if one in admitted or not one.fits], first
 
 
 def _not_below_start(first: Contestant, winner: Contestant) -> Contestant:
