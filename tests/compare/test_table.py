@@ -12,7 +12,7 @@ import pytest
 from tests.compare.planted import CONTEXT, SPEC, compare, make_record, make_rows, plant
 
 from tunewise.compare.contract import Comparison, Role, SliceScore
-from tunewise.compare.entries import SEED_DEVIATION
+from tunewise.compare.entries import SEED_DEVIATION, unseen_deviation
 from tunewise.compare.table import build_comparison, gather_details
 from tunewise.compare.terminal import table_rows
 from tunewise.errors import RunError
@@ -166,6 +166,21 @@ def test_a_method_with_one_fit_is_allowed_for_in_a_run_of_several_seeds() -> Non
     assert pairs[frozenset(("zero_shot", "lora"))].seed_deviation >= SEED_DEVIATION
     assert pairs[frozenset(("zero_shot", "soft_prompt"))].seed_deviation < SEED_DEVIATION
     assert any("One seed only" in told for told in found.recommendation.warnings)
+
+
+@pytest.mark.parametrize(
+    ("forward", "allowed"),
+    [(400_000, 0.015), (50_000, 0.015), (6_250, 0.03), (1_852, 0.045), (10, 0.06), (0, 0.06)],
+)
+def test_short_fits_are_allowed_more(forward: int, allowed: float) -> None:
+    records, rows = plant({"zero_shot": 0.6, "lora": 0.8}, 100)
+    short = [replace(each, forward_tokens=forward) for each in records]
+    found = build_comparison(SPEC, short, (), CONTEXT, rows)
+    entries = {entry.method: entry for entry in found.entries}
+    assert unseen_deviation(entries["lora"]) == pytest.approx(allowed, rel=1e-3)
+    assert unseen_deviation(entries["zero_shot"]) == 0.0
+    (warning,) = (told for told in found.recommendation.warnings if "One seed only" in told)
+    assert f"allow for {100 * allowed:.1f} points" in warning
 
 
 def test_rows_of_a_group_are_no_independent_rows() -> None:

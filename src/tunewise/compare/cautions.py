@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tunewise.compare.contract import Entry, Pair, Role
 from tunewise.compare.decide import FEW_ROWS, Decision, is_different
-from tunewise.compare.entries import SEED_DEVIATION, hardly_trained
+from tunewise.compare.entries import hardly_trained, unseen_deviation
 from tunewise.compare.phrases import against
 from tunewise.compare.wording import names_text, plural, points, score_text
 from tunewise.numerics.pairs import holm
@@ -31,12 +31,14 @@ def warnings(found: Decision) -> Iterator[str]:
             f"{names_text(list(few))} trained for only {took}: too few to tell what training "
             "brings. A larger --budget would."
         )
-    single = [entry.method for entry in trained if len(entry.seeds) == 1]
+    single = {entry.method: each for entry in trained if (each := unseen_deviation(entry))}
     if single:
+        low, high = points(min(single.values())), points(max(single.values()))
+        allowed = high if low == high else f"{low} to {high}"
         yield (
-            f"One seed only: how much {names_text(single)} would change with another seed was not "
-            f"measured. The intervals of scores do not hold it; differences allow for "
-            f"{points(SEED_DEVIATION)} points, as measured elsewhere."
+            f"One seed only: how much {names_text(list(single))} would change with another seed "
+            f"was not measured. The intervals of scores do not hold it; differences allow for "
+            f"{allowed} points, as measured elsewhere."
         )
     began: dict[str, list[str]] = {}
     for entry in found.entries:

@@ -27,9 +27,12 @@ COST_LADDER = (
 SHALLOW_PART = "shallow_model"
 PROMPT_PART = "prompt_text"
 # How much another seed moves a trained method's score where it has one fit, which cannot tell:
-# standard deviation, pooled over eight trained entries of docs/results.md with three seeds each. A
-# prompt is kept as the text it is; numbers are trained again whenever the data change.
-SEED_DEVIATION = 0.015
+# standard deviation, pooled over eight trained entries of docs/results.md with three seeds each,
+# whose fits took so many forward passes and more. Shorter fits differ by more: nine pairs with
+# 6,000 by 3.0 points (benchmarks/aa.json), which is the inverse cube root. A prompt is kept as the
+# text it is; numbers are trained again whenever the data change.
+SEED_DEVIATION, SEED_PASSES = 0.015, 50_000
+_MOST_DEVIATION = 0.06
 # A row of a slice, and its score under one seed; all rows under the first seed, then the next.
 _Slice: TypeAlias = list[tuple[Row, float]]
 # Fewer optimizer steps than this end soon after the warm-up.
@@ -61,6 +64,17 @@ def hardly_trained(entries: Iterable[Entry]) -> dict[str, int]:
     """Optimizer steps of the entries that ended soon after their warm-up, by method."""
     taken = {each.method: each.notes.get("steps") for each in entries if each.role is Role.TRAINED}
     return {name: steps for name, steps in taken.items() if steps is not None and steps < FEW_STEPS}
+
+
+def unseen_deviation(entry: Entry) -> float:
+    """What the run could not see of how the seed moves an entry's score; a standard deviation.
+
+    The entry's own fits count: a climb fits most methods with one of the seeds asked for.
+    """
+    if len(entry.seeds) > 1 or entry.role is not Role.TRAINED:
+        return 0.0
+    shorter = max(1.0, SEED_PASSES / max(1.0, entry.fit.forward_tokens))
+    return min(SEED_DEVIATION * float(np.cbrt(shorter)), _MOST_DEVIATION)
 
 
 def score_matrix(results: Sequence[Sequence[RowResult]], what: str) -> NDArray[np.float64]:

@@ -12,14 +12,13 @@ from tunewise.compare.contract import (
     Entry,
     Pair,
     ReportDetails,
-    Role,
     RunContext,
 )
 from tunewise.compare.entries import (
-    SEED_DEVIATION,
     join_seeds,
     score_matrix,
     table_order,
+    unseen_deviation,
     with_roles,
 )
 from tunewise.compare.priorities import Priorities
@@ -113,14 +112,6 @@ def gather_details(
     return ReportDetails(tuple(rows), answers, data_check)
 
 
-def _unseen(entry: Entry) -> float:
-    """What the run could not see of how the seed moves an entry's score.
-
-    The entry's own fits count: a climb fits most methods with one of the seeds asked for.
-    """
-    return SEED_DEVIATION if len(entry.seeds) == 1 and entry.role is Role.TRAINED else 0.0
-
-
 def _pairs(
     entries: Sequence[Entry],
     by_method: Mapping[str, Sequence[FitRecord]],
@@ -133,7 +124,7 @@ def _pairs(
     }
     pairs = []
     for a, b in combinations(entries, 2):
-        unseen = (_unseen(a), _unseen(b))
+        unseen = (unseen_deviation(a), unseen_deviation(b))
         found = paired_difference(
             scores[a.method], scores[b.method], unseen=unseen, clusters=clusters
         )
