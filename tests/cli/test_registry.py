@@ -10,6 +10,9 @@ from tests.cli.conftest import Finished
 from tests.cli.planted import two_labels, write_rows
 from tests.cli.terminal import Done, tunewise
 
+from tunewise.model.cache import home
+from tunewise.serve.engine.prefix_names import owner
+
 NAME = "acme/tickets"
 
 
@@ -75,8 +78,17 @@ def test_from_a_run_to_production_and_back(
     verified = done(place, "verify").json
     assert (verified["versions"], verified["faults"]) == (2, [])
     assert done(place, "gc", "--days", "0").json["removed"] == []
+    kept = home() / "prefixes"
+    kept.mkdir(parents=True)
+    (unused,) = done(place, "gc", "--days", "0", "--retired-days", "0", "--dry-run").json["removed"]
+    computed = kept / f"{owner(*unused.split('/'))}-of-some-base.prefix"
+    for path in (computed, kept / "another-of-some-base.prefix"):
+        path.write_bytes(b"")
+    done(place, "gc", "--days", "0", "--retired-days", "0", "--dry-run")
+    assert computed.exists()
     gone = done(place, "gc", "--days", "0", "--retired-days", "0").json
-    assert len(gone["removed"]) == 1
+    assert gone["removed"] == [unused]
+    assert [path.name for path in kept.iterdir()] == ["another-of-some-base.prefix"]
     assert done(place, "verify").json["faults"] == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,31 @@ def test_weights_of_8_bits_are_rounded_from_float32(tiny_folder: Path, tmp_path:
     assert "--dtype float32" in done.err
 
 
+class SeenError(Exception):
+    """Ends the command where the engine would be made."""
+
+
+@pytest.fixture
+def made_of(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Base, Any]]:
+    """What the engine is given for some flags."""
+    seen: list[tuple[Base, Any]] = []
+
+    def engine(base: Base, settings: Any) -> None:
+        seen.append((base, settings))
+        raise SeenError
+
+    def ask(*flags: str) -> tuple[Base, Any]:
+        monkeypatch.setattr("tunewise.serve.engine.engine.EmbeddedEngine", engine)
+        place = ("--base", tiny_folder, "--open", "--registry", tmp_path / "registry")
+        with pytest.raises(SeenError):
+            tunewise("serve", *place, *flags)
+        return seen.pop()
+
+    return ask
+
+
 @pytest.mark.parametrize(
     ("flags", "dtype", "weights"), [((), None, "own"), (("--weights", "int8"), "float32", "int8")]
 )
@@ -27,26 +53,28 @@ def test_what_the_engine_is_given(
     flags: tuple[str, ...],
     dtype: str | None,
     weights: str,
-    tiny_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    made_of: Callable[..., tuple[Base, Any]],
 ) -> None:
-    class SeenError(Exception):
-        """Ends the command where the engine would be made."""
-
-    seen: list[tuple[Base, Any]] = []
-
-    def engine(base: Base, settings: Any) -> None:
-        seen.append((base, settings))
-        raise SeenError
-
-    monkeypatch.setattr("tunewise.serve.engine.engine.EmbeddedEngine", engine)
-    place = ("--base", tiny_folder, "--open", "--registry", tmp_path / "registry")
-    with pytest.raises(SeenError):
-        tunewise("serve", *place, *flags)
-    ((base, settings),) = seen
+    base, settings = made_of(*flags)
     assert settings.weights == weights
     assert dtype is None or base.dtype_name == dtype
+
+
+def test_where_prefixes_are_kept(
+    made_of: Callable[..., tuple[Base, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the cache unless told otherwise, and nowhere where that cannot be written to."""
+    monkeypatch.setenv("TUNEWISE_HOME", str(tmp_path / "home"))
+    _, settings = made_of()
+    assert settings.prefix_folder == tmp_path / "home" / "prefixes"
+    assert settings.prefix_folder.stat().st_mode & 0o777 == 0o700
+    assert settings.prefix_folder_bytes == 2**30
+    _, settings = made_of("--prefix-folder", str(tmp_path / "own"), "--prefix-folder-mib", "7")
+    assert (settings.prefix_folder, settings.prefix_folder_bytes) == (tmp_path / "own", 7 * 2**20)
+    assert made_of("--prefix-folder", "none")[1].prefix_folder is None
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TUNEWISE_HOME", str(tmp_path / "file"))
+    assert made_of()[1].prefix_folder is None
 
 
 def test_a_port_that_is_taken_is_told_before_the_base_is_loaded(
@@ -108,7 +136,11 @@ def test_who_has_made_no_key_is_told(
         ),
         (("--prefix-folder", __file__), "the folder for prefixes cannot be written to"),
         (("--prefix-folder", "x", "--prefix-folder-mib", "0"), "--prefix-folder-mib"),
-        (("--prefix-folder-mib", "9"), "--prefix-folder beside it"),
+        (("--prefix-folder", "none", "--prefix-folder-mib", "9"), "leave one of them out"),
+        (
+            ("--engine", "vllm", "--vllm-url", "http://127.0.0.1:1", "--prefix-folder-mib", "9"),
+            "leave --prefix-folder-mib out",
+        ),
         (("--engine", "vllm", "--vllm-url", "nonsense"), "http://127.0.0.1"),
         (("--engine", "vllm", "--vllm-python", "no/such/python"), "--vllm-python no/such/python"),
         (("--engine", "other"), "embedded"),

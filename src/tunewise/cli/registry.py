@@ -207,11 +207,16 @@ def gc_command(
     days: float, retired_days: float | None, dry_run: bool, as_json: bool, **values: Any
 ) -> None:
     """Remove files that belong to no version, are older than --days and not in use."""
+    from tunewise.model.cache import home
+    from tunewise.serve.engine.prefix_names import FOLDER, forget
     from tunewise.serve.registry.collect import Ages
 
     ages = Ages(days * _DAY, None if retired_days is None else retired_days * _DAY)
     with opened(values["place"], values["files"]) as registry:
         found = registry.collect(ages, who(values["actor"]), dry_run=dry_run)
+    if not dry_run:
+        split = (shown.partition("/") for shown in found.removed)
+        forget(home() / FOLDER, [(tenant, digest) for tenant, _, digest in split])
     would = "would be " if dry_run else ""
     emit(
         as_json,

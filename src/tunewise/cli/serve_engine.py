@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 MIB = 2**20
+NOWHERE = "none"
+
+log = logging.getLogger("tunewise.serve")
 
 
 def engine_options(function: F) -> F:
@@ -29,9 +33,10 @@ def engine_options(function: F) -> F:
                      show_default=True,
                      help="int8: rounded to 8 bits; faster, and answers may differ"),
         click.option("--prefix-folder", default=None, metavar="DIR",
-                     help="keep computed prefixes there, for restarts and what was evicted"),
+                     help="keep computed prefixes there, for restarts and what was evicted; 'none' "
+                     "keeps none  [default: in the cache folder]"),
         click.option("--prefix-folder-mib", type=click.IntRange(min=1), default=None, metavar="N",
-                     help="size of that folder  [default: 4096]"),
+                     help="size of that folder  [default: 1024]"),
         click.option("--vllm-url", default=None, metavar="URL",
                      help="vllm: a server that runs; its key from VLLM_API_KEY"),
         click.option("--vllm-python", default=None, metavar="FILE",
@@ -51,11 +56,11 @@ def check_engine(values: dict[str, Any]) -> None:
     Raises:
         ConfigError: says which.
     """
-    if values["prefix_folder_mib"] is not None and values["prefix_folder"] is None:
+    if values["prefix_folder_mib"] is not None and values["prefix_folder"] == NOWHERE:
         raise ConfigError(
             "there is no folder whose size to bound",
-            found=f"--prefix-folder-mib {values['prefix_folder_mib']}",
-            expected="--prefix-folder beside it",
+            found=f"--prefix-folder {NOWHERE} --prefix-folder-mib {values['prefix_folder_mib']}",
+            fix="leave one of them out",
         )
     given = [name for name in ("vllm_url", "vllm_python") if values[name] is not None]
     if values["engine"] == "embedded":
@@ -72,11 +77,12 @@ def check_engine(values: dict[str, Any]) -> None:
             found=" and ".join(_flag(name) for name in given) or "none",
             expected="--vllm-url of one that runs, or --vllm-python to start one",
         )
-    if values["prefix_folder"] is not None:
+    given = [name for name in ("prefix_folder", "prefix_folder_mib") if values[name] is not None]
+    if given:
         raise ConfigError(
             "vLLM keeps its prefixes itself",
-            found="--engine vllm --prefix-folder",
-            fix="leave --prefix-folder out",
+            found=f"--engine vllm {_flag(given[0])}",
+            fix=f"leave {_flag(given[0])} out",
         )
     if values["weights"] != "own":
         raise ConfigError(
@@ -108,12 +114,32 @@ def make_engine(values: dict[str, Any], base: Base) -> Engine:
         budget_bytes=budget,
         context_tokens=context,
         weights=values["weights"],
+        prefix_folder=_prefix_folder(values["prefix_folder"]),
     )
-    if values["prefix_folder"] is not None:
-        settings = replace(settings, prefix_folder=Path(values["prefix_folder"]).expanduser())
     if values["prefix_folder_mib"] is not None:
         settings = replace(settings, prefix_folder_bytes=values["prefix_folder_mib"] * MIB)
     return EmbeddedEngine(base, settings)
+
+
+def _prefix_folder(given: str | None) -> Path | None:
+    """Where prefixes are kept; nobody need have asked for it, so that a cache folder which cannot
+    be written to is no reason not to serve.
+    """
+    from tunewise.model.cache import home
+    from tunewise.serve.engine.prefix_names import FOLDER
+
+    if given is not None:
+        return None if given == NOWHERE else Path(given).expanduser()
+    folder = home() / FOLDER
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+        error = "no right to write there"
+    except OSError as refused:
+        error = str(refused)
+    log.warning("computed prefixes are not kept", extra={"folder": str(folder), "error": error})
+    return None
 
 
 def _vllm(values: dict[str, Any], base: Base, budget: int, context: int | None) -> Engine:

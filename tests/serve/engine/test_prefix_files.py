@@ -19,7 +19,7 @@ from tunewise.adaptation.parts import KVPrefixPart, PromptTextPart
 from tunewise.errors import ConfigError
 from tunewise.model.base import Base
 from tunewise.serve.contract import Finished
-from tunewise.serve.engine import prefix_files
+from tunewise.serve.engine import prefix_files, prefix_names
 from tunewise.serve.engine.engine import EmbeddedEngine, EngineSettings
 from tunewise.serve.engine.prefix_files import PrefixFiles
 from tunewise.serve.engine.residents import Resident
@@ -178,3 +178,20 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, base: Bas
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="the folder for prefixes"):
         EmbeddedEngine(base, EngineSettings(prefix_folder=tmp_path / "file"))
+
+
+def test_what_is_forgotten_is_computed_anew_and_nothing_else(tmp_path: Path, base: Base) -> None:
+    """By tenant and content, whatever the prompt, the base and the way of computing."""
+    adaptation = planted(base, "prompt_text", 0, "score")
+    several = (PromptText("One."), PromptText("Which of them?"))
+    joint = replace(adaptation, parts=(PromptTextPart(several[0], several[1:]),))
+    with engine_on(tmp_path, base) as engine:
+        asked(engine, joint, "joint")
+        asked(engine, joint, "joint", tenant="other")
+        asked(engine, adaptation, "single")
+    assert len(prefixes(tmp_path)) == 5
+    prefix_names.forget(tmp_path, [("t", "joint"), ("nobody", "joint"), ("t", "unknown")])
+    assert len(prefixes(tmp_path)) == 3
+    with engine_on(tmp_path, base) as engine:
+        assert asked(engine, joint, "joint")[1] > asked(engine, joint, "joint", tenant="other")[1]
+    prefix_names.forget(tmp_path / "not there", [("t", "joint")])

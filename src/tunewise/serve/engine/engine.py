@@ -67,7 +67,7 @@ class EngineSettings:
     guessed_within: int = 8
     weights: Literal["own", "int8"] = "own"
     prefix_folder: Path | None = None
-    prefix_folder_bytes: int = 2**32
+    prefix_folder_bytes: int = 2**30
 
 
 class EmbeddedEngine:

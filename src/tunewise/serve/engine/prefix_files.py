@@ -24,11 +24,12 @@ from torch import Tensor
 
 from tunewise.errors import ConfigError
 from tunewise.model.base import Base
+from tunewise.serve.engine.prefix_names import ENDING, owner
 from tunewise.serve.engine.residents import Resident
 
 log = logging.getLogger("tunewise.serve")
 
-_ENDING, _UNFINISHED = ".prefix", ".part"
+_UNFINISHED = ".part"
 _DIGEST_BYTES = 32
 # Prefixes that wait to be written; beyond that some are computed again one day.
 _MOST_WAITING = 16
@@ -117,7 +118,7 @@ class PrefixFiles:
         for path in self._folder.iterdir():
             # Another process may remove it first.
             with contextlib.suppress(FileNotFoundError):
-                if path.suffix == _ENDING:
+                if path.suffix == ENDING:
                     told = path.stat()
                     found.append((told.st_mtime_ns, told.st_size, path))
                 elif path.suffix == _UNFINISHED and not _runs(path):
@@ -132,7 +133,7 @@ class PrefixFiles:
     def _path(self, resident: Resident) -> Path:
         told = [*self._computed_by, *resident.key, resident.positions, *resident.text]
         name = hashlib.sha256(json.dumps(told).encode()).hexdigest()
-        return self._folder / f"{name}{_ENDING}"
+        return self._folder / f"{owner(*resident.key)}-{name}{ENDING}"
 
     def _unfinished(self, stem: str) -> Path:
         return self._folder / f"{stem}.{os.getpid()}{_UNFINISHED}"
