@@ -109,6 +109,18 @@ def test_typos_are_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*TASKS, "rows.jsonl"])
 
 
+def test_models_are_listed_without_what_loads_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps([["models"], ["models", "--json"]]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    _, told = json.loads(done.stdout)
+    assert [(code, heavy) for _, code, heavy, _ in told] == [(0, []), (0, [])]
+
+
 def test_the_names_are_those_of_what_is_loaded() -> None:
     early.check_methods([*discover_methods(), "prompt_search>lora", "lora + soft_prompt"])
     early._check("question", QUESTIONS.discover(), early.QUESTIONS, QUESTIONS.group)

