@@ -100,7 +100,8 @@ def halves(rows: Tensor, levels: int) -> tuple[Tensor, Tensor]:
         (2N, I) float32, the rounded rows, then what that left, 2 x levels times as large, which
         the kernel rounds; and (N, 1), what 1 stands for in the first half of each row.
     """
-    top = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True)
+    # A norm with infinity takes three to ten times as long for many rows.
+    top = rows.abs().amax(dim=-1, keepdim=True)
     one = torch.add(_LEAST, top, alpha=1 / levels)
     numbers = rows / one
     first = torch.round(numbers)
