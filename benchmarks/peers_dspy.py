@@ -100,7 +100,10 @@ def bootstrap_search(
             valset=count.examples(chosen),
         )
         searched, before = count.count, served.positions
-        asked = dspy.Parallel(num_threads=THREADS, max_errors=10**9, disable_progress_bar=True)
+        # Slow rows are not asked again.
+        asked = dspy.Parallel(
+            num_threads=THREADS, max_errors=10**9, disable_progress_bar=True, timeout=0
+        )
         # None of an answer that DSPy cannot read, and of a prompt beyond the context.
         found = asked([(program, {"text": row.input}) for row in test])
         scores = [
@@ -157,6 +160,7 @@ class Served:
         self._engine = EmbeddedEngine(ground.base, settings)
         self._lock = threading.Lock()
         self.positions = self.empty = 0
+        self.fault: Exception | None = None
 
     def answer(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The answer to some messages.
@@ -183,6 +187,8 @@ class Served:
         )
         found = self._engine.submit(request).result(3600)
         if found.error is not None:
+            # DSPy takes any error for an answer that it cannot read.
+            self.fault = found.error
             raise found.error
         with self._lock:
             self.positions += len(row)

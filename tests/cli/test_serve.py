@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,17 @@ def test_where_prefixes_are_kept(
     _, settings = made_of("--prefix-folder", str(tmp_path / "own"), "--prefix-folder-mib", "7")
     assert (settings.prefix_folder, settings.prefix_folder_bytes) == (tmp_path / "own", 7 * 2**20)
     assert made_of("--prefix-folder", "none")[1].prefix_folder is None
+    (tmp_path / "home" / "prefixes").chmod(0o777)
+    assert made_of()[1].prefix_folder is None
+    (tmp_path / "home" / "prefixes").chmod(0o700)
+    assert made_of()[1].prefix_folder is not None
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.EDQUOT, "no quota")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert made_of()[1].prefix_folder is None
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TUNEWISE_HOME", str(tmp_path / "file"))
     assert made_of()[1].prefix_folder is None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.laws.fitting import base_of, context_of, fit, planted_view
 
+from tunewise.adaptation.contestant import Contestant
+from tunewise.adaptation.parts import PromptTextPart
+from tunewise.methods import few_shot
 from tunewise.methods.few_shot import _FEWEST_FIRST_ROWS
+from tunewise.model.ledger import Ledger
+from tunewise.task.prompt import Demonstration, PromptText
 
 VIEW = planted_view(40, 60)
 
@@ -62,3 +68,54 @@ def test_further_draws_come_last() -> None:
 def test_fewer_first_rows_than_the_fewest_are_kept_to() -> None:
     found = tried(FREE // 8, first_rows=4)
     assert min(each["rows"] for each in found.values() if each["rows"]) == 4
+
+
+@pytest.mark.parametrize("share", [2, 4, 8, 16, 32, 64, 128, 1000])
+def test_nothing_is_taken_that_was_not_held_against_the_start(
+    share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the start is dearer than what it is raced with."""
+    base = base_of()
+    shown = tuple(Demonstration(row.input, row.output) for row in VIEW.train[:16])
+    dear = PromptTextPart(PromptText("Say yes or no.", shown))
+    start = replace(fit(base, "zero_shot", VIEW), parts=(dear,))
+    compared: list[tuple[int, int]] = []
+    plain = few_shot._not_below_start
+
+    def seen(first: Contestant, winner: Contestant, ledger: Ledger) -> Contestant:
+        kept = plain(first, winner, ledger)
+        compared.append((len(first.scores), len(winner.scores)))
+        return kept
+
+    monkeypatch.setattr(few_shot, "_not_below_start", seen)
+    context = context_of(base, VIEW, limit=FREE // share, start=start)
+    got = fit(base, "few_shot", VIEW, context=context)
+    assert context.ledger.spent <= FREE // share
+    if not compared:
+        assert got.parts == (dear,)
+    for of_start, of_winner in compared:
+        assert of_start >= min(of_winner, _FEWEST_FIRST_ROWS) > 0
+
+
+def test_a_start_is_scored_on_as_many_rows_as_what_is_taken_for_it() -> None:
+    base = base_of()
+    dear = PromptTextPart(PromptText("Say yes or no."))
+    start = replace(fit(base, "zero_shot", VIEW), parts=(dear,))
+    context = context_of(base, VIEW, limit=FREE, start=start)
+    rows = VIEW.validation
+    one, other = (Contestant(context, name, PromptText(name), (), rows) for name in ("a", "b"))
+    one.extend(8)
+    other.extend(40)
+    few_shot._not_below_start(one, other, context.ledger)
+    assert len(one.scores) == 40
+
+
+def test_what_no_number_of_rows_makes_payable_changes_nothing() -> None:
+    """Without it all first draws are paid for on 32 rows; with it they still are."""
+    context = context_of(base_of(), VIEW, limit=FREE)
+    rows = VIEW.validation
+    texts = ("one", "other", "huge")
+    made = [(0, Contestant(context, text, PromptText(text), (), rows)) for text in texts]
+    made[2][1]._prefix_cost = lambda: 10 * FREE  # type: ignore[method-assign]  # planted
+    entrants, first = few_shot._entrants(made, 32, context.ledger, started=False)
+    assert ([one.name for one in entrants], first) == (["one", "other"], 32)

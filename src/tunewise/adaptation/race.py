@@ -95,7 +95,8 @@ def race(
 def affordable(
     contestants: Iterable[Contestant], *, first: int, most: int, room: int
 ) -> tuple[list[Contestant], list[Contestant]]:
-    """Those whose race can be paid to its end, so that no leader is left out half-way.
+    """Those whose race can be paid to its end, so that no leader is left out half-way; and those
+    of an earlier race, which are scored on the first rows already.
 
     Args:
         contestants: in the order they are admitted; one too dear is passed over, and after some
@@ -111,9 +112,10 @@ def affordable(
     passed_over: list[Contestant] = []
     in_a_row = 0
     for one in contestants:
-        cost = math.ceil(_race_cost(one, first, most))
         # Whoever is scored on the first rows already enters for nothing.
-        if cost <= max(room, 0) or one.cost(min(first, most)) == 0:
+        free = one.cost(min(first, most)) == 0
+        cost = 0 if free else math.ceil(_race_cost(one, first, most))
+        if cost <= max(room, 0):
             room -= cost
             admitted.append(one)
             in_a_row = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import click
@@ -213,10 +214,9 @@ def gc_command(
 
     ages = Ages(days * _DAY, None if retired_days is None else retired_days * _DAY)
     with opened(values["place"], values["files"]) as registry:
-        found = registry.collect(ages, who(values["actor"]), dry_run=dry_run)
-    if not dry_run:
-        split = (shown.partition("/") for shown in found.removed)
-        forget(home() / FOLDER, [(tenant, digest) for tenant, _, digest in split])
+        found = registry.collect(
+            ages, who(values["actor"]), dry_run=dry_run, removing=partial(forget, home() / FOLDER)
+        )
     would = "would be " if dry_run else ""
     emit(
         as_json,

@@ -126,20 +126,17 @@ def _prefix_folder(given: str | None) -> Path | None:
     be written to is no reason not to serve.
     """
     from tunewise.model.cache import home
-    from tunewise.serve.engine.prefix_names import FOLDER
+    from tunewise.serve.engine.prefix_names import FOLDER, make
 
     if given is not None:
         return None if given == NOWHERE else Path(given).expanduser()
     folder = home() / FOLDER
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
-        error = "no right to write there"
+        make(folder, own=True)
     except OSError as refused:
-        error = str(refused)
-    log.warning("computed prefixes are not kept", extra={"folder": str(folder), "error": error})
-    return None
+        log.warning("computed prefixes are not kept", extra={"error": str(refused)})
+        return None
+    return folder
 
 
 def _vllm(values: dict[str, Any], base: Base, budget: int, context: int | None) -> Engine:

@@ -29,7 +29,7 @@ PROMPT_PART = "prompt_text"
 # How much another seed moves a trained method's score where it has one fit, which cannot tell:
 # standard deviation, pooled over eight trained entries of docs/results.md with three seeds each,
 # whose fits took so many forward passes and more. Shorter fits differ by more: nine pairs with
-# 6,000 by 3.0 points (benchmarks/aa.json), which is the inverse cube root. A prompt is kept as the
+# 7,700 by 3.0 points (benchmarks/aa.json), which is the inverse cube root. A prompt is kept as the
 # text it is; numbers are trained again whenever the data change.
 SEED_DEVIATION, SEED_PASSES = 0.015, 50_000
 _MOST_DEVIATION = 0.06

@@ -50,7 +50,7 @@ class FewShot:
             contestants, outcome = self._raced(context, settings, others)
         winner = outcome.winner
         if winner is not None and context.start is not None:
-            winner = _not_below_start(contestants[0], winner)
+            winner = _not_below_start(contestants[0], winner, context.ledger)
         if winner is None:
             # Nothing was affordable: the start, or the bare instruction, always is.
             prompt = context.starting_prompt()
@@ -75,7 +75,8 @@ class FewShot:
             for draw, name, prompt in self._candidates(context, settings)
         ]
         contestants = [one for _, one in made]
-        entrants, first = _entrants(made, settings.first_rows, context.ledger)
+        started = context.start is not None
+        entrants, first = _entrants(made, settings.first_rows, context.ledger, started=started)
         outcome = race(entrants, first=first, ledger=context.ledger)
         left_out = [told(one, "budget") for one in contestants if one not in entrants]
         return contestants, replace(outcome, tried=(*outcome.tried, *left_out))
@@ -136,7 +137,7 @@ class FewShot:
 
 
 def _entrants(
-    made: Sequence[tuple[int, Contestant]], first: int, ledger: Ledger
+    made: Sequence[tuple[int, Contestant]], first: int, ledger: Ledger, *, started: bool
 ) -> tuple[list[Contestant], int]:
     """Those whose race the budget pays, and on how many rows it begins.
 
@@ -147,34 +148,45 @@ def _entrants(
         made: number of the draw, and the candidate.
         first: rows that all are scored on where the budget allows.
         ledger: says what there is.
+        started: whether the first of them is the start; where its race is too dear, nothing could
+            be held against it, and nobody enters.
     """
     room = ledger.remaining
     if room is None:
         return [one for _, one in made], first
     ordered = [one for _, one in sorted(made, key=lambda each: each[0]) if one.fits]
     once = [one for draw, one in made if draw == 0 and one.fits]
-    fewest = min(first, _FEWEST_FIRST_ROWS)
-    while True:
-        most = min(_TIMES_FIRST * first, max((len(one.rows) for one in once), default=first))
-        _, passed_over = affordable(once, first=first, most=most, room=room)
-        if not passed_over or first == fewest:
-            break
-        first = max(first // 2, fewest)
-    admitted, _ = affordable(ordered, first=first, most=most, room=room)
-    return [one for _, one in made if one in admitted or not one.fits], first
+    begins = [first]
+    while begins[-1] > _FEWEST_FIRST_ROWS:
+        begins.append(max(begins[-1] // 2, _FEWEST_FIRST_ROWS))
+    rows = max((len(one.rows) for one in once), default=1)
+
+    def admitted(of: Sequence[Contestant], begin: int) -> list[Contestant]:
+        most = min(_TIMES_FIRST * begin, rows)
+        return affordable(of, first=begin, most=most, room=room)[0]
+
+    # The first of the largest: as many rows as do not leave anything out.
+    first = max(begins, key=lambda begin: len(admitted(once, begin)))
+    entering = admitted(ordered, first)
+    if started and made[0][1].fits and made[0][1] not in entering:
+        return [], first
+    return [one for _, one in made if one in entering or not one.fits], first
 
 
-def _not_below_start(first: Contestant, winner: Contestant) -> Contestant:
+def _not_below_start(start: Contestant, winner: Contestant, ledger: Ledger) -> Contestant:
     """The winner, or the start where that does better on the rows both were scored on.
 
-    A race takes the cheapest within the noise; a rung must not end below its start.
+    A race takes the cheapest within the noise, and who is behind on its first rows is scored on no
+    others; a rung must not end below its start.
     """
-    count = min(len(winner.scores), len(first.scores))
+    if ledger.covers(start.cost(len(winner.scores))):
+        start.extend(len(winner.scores))
+    count = min(len(winner.scores), len(start.scores))
     if not count:
         return winner
-    ours, theirs = winner.verdict(count), first.verdict(count)
+    ours, theirs = winner.verdict(count), start.verdict(count)
     lower = theirs.metric is not None and ours.metric is not None and ours.metric < theirs.metric
-    return first if lower or ours.loss > theirs.loss else winner
+    return start if lower or ours.loss > theirs.loss else winner
 
 
 METHOD = FewShot()

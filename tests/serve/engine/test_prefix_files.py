@@ -190,8 +190,9 @@ def test_what_is_forgotten_is_computed_anew_and_nothing_else(tmp_path: Path, bas
         asked(engine, joint, "joint", tenant="other")
         asked(engine, adaptation, "single")
     assert len(prefixes(tmp_path)) == 5
-    prefix_names.forget(tmp_path, [("t", "joint"), ("nobody", "joint"), ("t", "unknown")])
+    for tenant, content in (("t", "joint"), ("nobody", "joint"), ("t", "unknown")):
+        prefix_names.forget(tmp_path, tenant, content)
     assert len(prefixes(tmp_path)) == 3
     with engine_on(tmp_path, base) as engine:
         assert asked(engine, joint, "joint")[1] > asked(engine, joint, "joint", tenant="other")[1]
-    prefix_names.forget(tmp_path / "not there", [("t", "joint")])
+    prefix_names.forget(tmp_path / "not there", "t", "joint")

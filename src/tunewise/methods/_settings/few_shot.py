@@ -28,7 +28,8 @@ class FewShotSettings(MethodSettings):
     first_rows: int = Field(
         32,
         ge=1,
-        description="validation rows for every candidate; half of them go on to twice that",
+        description="validation rows for every candidate, fewer where the budget would leave some "
+        "out; half of them go on to twice that",
     )
     validation_rows: int = Field(
         256, ge=1, description="validation rows for the last candidates at most"

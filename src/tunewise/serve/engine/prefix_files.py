@@ -24,12 +24,11 @@ from torch import Tensor
 
 from tunewise.errors import ConfigError
 from tunewise.model.base import Base
-from tunewise.serve.engine.prefix_names import ENDING, owner
+from tunewise.serve.engine.prefix_names import ENDING, UNFINISHED, make, owner
 from tunewise.serve.engine.residents import Resident
 
 log = logging.getLogger("tunewise.serve")
 
-_UNFINISHED = ".part"
 _DIGEST_BYTES = 32
 # Prefixes that wait to be written; beyond that some are computed again one day.
 _MOST_WAITING = 16
@@ -52,9 +51,7 @@ class PrefixFiles:
         self._folder, self._most_bytes = folder, most_bytes
         self._computed_by = (version("tunewise"), base.fingerprint, base.dtype_name, weights)
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._unfinished("probe").touch()
-            self._unfinished("probe").unlink(missing_ok=True)
+            make(folder, own=False)
         except OSError as error:
             raise ConfigError(
                 "the folder for prefixes cannot be written to",
@@ -121,7 +118,7 @@ class PrefixFiles:
                 if path.suffix == ENDING:
                     told = path.stat()
                     found.append((told.st_mtime_ns, told.st_size, path))
-                elif path.suffix == _UNFINISHED and not _runs(path):
+                elif path.suffix == UNFINISHED and not _runs(path):
                     path.unlink()
         left = sum(size for _, size, _ in found) - self._most_bytes
         for _, size, path in sorted(found):
@@ -136,7 +133,7 @@ class PrefixFiles:
         return self._folder / f"{owner(*resident.key)}-{name}{ENDING}"
 
     def _unfinished(self, stem: str) -> Path:
-        return self._folder / f"{stem}.{os.getpid()}{_UNFINISHED}"
+        return self._folder / f"{stem}.{os.getpid()}{UNFINISHED}"
 
 
 def _unpacked(data: bytes) -> Tensor | None:

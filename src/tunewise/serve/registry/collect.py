@@ -20,6 +20,8 @@ from tunewise.serve.registry.publish import REMOVING
 from tunewise.serve.registry.records import READY
 
 DAY_SECONDS = 86_400.0
+Removing = Callable[[str, str], None]
+"""Told the tenant and content hash of what is about to be removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ def collect(
     clock: Callable[[], float],
     *,
     dry_run: bool = False,
+    removing: Removing | None = None,
 ) -> Collected:
     """Remove what nobody needs.
 
@@ -74,6 +77,8 @@ def collect(
         actor: who asks for it.
         clock: seconds since 1970.
         dry_run: only say what would be removed.
+        removing: called with tenant and content hash before each is removed, for what else was
+            made of it; again where a removal was interrupted.
 
     Raises:
         UnavailableError, StorageError: database or files cannot be reached.
@@ -98,6 +103,8 @@ def collect(
                 _mark(connection, each)
         if not dry_run:
             # From here on nobody can begin to use it; an interrupted removal is ended next time.
+            if removing is not None:
+                removing(each.tenant, each.digest)
             files.remove(each.tenant, each.digest)
             with database.write(changes=False) as connection:
                 connection.execute(delete(tables.contents).where(_here(each)))

@@ -26,7 +26,7 @@ from tunewise.serve.registry.names import (
 from tunewise.serve.registry.records import Alias, AuditEntry, Listed, Resolved, Version
 
 if TYPE_CHECKING:
-    from tunewise.serve.registry.collect import Ages, Collected
+    from tunewise.serve.registry.collect import Ages, Collected, Removing
     from tunewise.serve.registry.publish import Registration
     from tunewise.serve.registry.verify import Checked
 
@@ -308,11 +308,15 @@ class Registry:
         with self.database.read() as connection:
             return audit.entries(connection, parsed, after=after, limit=limit)
 
-    def collect(self, ages: Ages, actor: str, *, dry_run: bool = False) -> Collected:
+    def collect(
+        self, ages: Ages, actor: str, *, dry_run: bool = False, removing: Removing | None = None
+    ) -> Collected:
         """Remove files that nobody needs; see `collect.collect`."""
         from tunewise.serve.registry.collect import collect
 
-        return collect(self.database, self.files, ages, actor, self.clock, dry_run=dry_run)
+        return collect(
+            self.database, self.files, ages, actor, self.clock, dry_run=dry_run, removing=removing
+        )
 
     def verify(
         self, name: str | None = None, report: Callable[[int, int], None] | None = None
