@@ -40,7 +40,7 @@ def test_a_large_budget_changes_nothing() -> None:
 
 def test_a_small_budget_begins_on_fewer_rows_and_tries_every_kind() -> None:
     """What used to be: the cheap ones on 32 rows each, and no sixteen demonstrations at all."""
-    found = tried(FREE // 2)
+    found = tried(FREE * 4 // 5)
     kinds = {name.split(",")[0] for name in tried(None)}
     scored = {name.split(",")[0] for name, each in found.items() if each["rows"]}
     assert scored == kinds

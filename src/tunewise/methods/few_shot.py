@@ -29,7 +29,7 @@ from tunewise.task.prompt import PromptText
 from tunewise.task.render import Renderer
 
 # All that a budget pays is scored on so many rows at the least.
-_FEWEST_FIRST_ROWS = 8
+_FEWEST_FIRST_ROWS = 16
 # Whoever enters can be paid for so many times the first rows.
 _TIMES_FIRST = 4
 
@@ -142,7 +142,7 @@ def _entrants(
     """Those whose race the budget pays, and on how many rows it begins.
 
     A small budget begins on fewer rows before it leaves out a way to pick or a count: two
-    demonstrations on 32 rows say less of sixteen than sixteen on eight. Further draws come last.
+    demonstrations on 32 rows say less of sixteen than sixteen on 16. Further draws come last.
 
     Args:
         made: number of the draw, and the candidate.
