@@ -106,6 +106,8 @@ def bootstrap_search(
         )
         # None of an answer that DSPy cannot read, and of a prompt beyond the context.
         found = asked([(program, {"text": row.input}) for row in test])
+        if served.fault is not None:
+            raise served.fault
         scores = [
             0.0 if each is None else score_row(count.spec.metric, str(each.answer), row, count.spec)
             for row, each in zip(test, found, strict=True)
