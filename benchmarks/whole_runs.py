@@ -39,6 +39,24 @@ SETS = (
 )
 # Rows of every label that the cut sets keep for fitting.
 ROWS_PER_LABEL = {"banking77_10": ("banking77", 10)}
+# What is fitted: every method that suits, and what trains in the place of a searched prompt.
+METHODS = (
+    "majority",
+    "zero_shot",
+    "tfidf",
+    "few_shot",
+    "prompt_search",
+    "soft_prompt",
+    "prefix",
+    "lora",
+    "full",
+    "prompt_search>soft_prompt",
+    "prompt_search>prefix",
+)
+# Test rows answered: written answers cost ten times what labels cost.
+TEST_ROWS = 600
+WRITTEN_TEST_ROWS = 200
+_WRITTEN = ("snips_json", "viggo")
 _DIFFERENCES_FROM = ("zero_shot", "tfidf", "few_shot", "prompt_search")
 
 
@@ -150,7 +168,9 @@ def _run(name: str, flags: list[str]) -> int:
     told = Path("..") / data.relative_to(REPOSITORY.parent)
     inside = data.is_relative_to(REPOSITORY)
     command = ["compare", str(data.relative_to(REPOSITORY) if inside else told)]
-    command += ["--out", str((RUNS / name).relative_to(REPOSITORY)), "--all", *flags]
+    command += ["--out", str((RUNS / name).relative_to(REPOSITORY))]
+    command += ["--methods", ",".join(METHODS)]
+    command += ["--test-rows", str(WRITTEN_TEST_ROWS if name in _WRITTEN else TEST_ROWS), *flags]
     say(shlex.join(["tunewise", *command]))
     entry = [str(Path(sys.executable).with_name("tunewise"))]
     return subprocess.run([*entry, *command], cwd=REPOSITORY, check=False).returncode
