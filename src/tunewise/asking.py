@@ -39,6 +39,7 @@ from tunewise.measure.records import FitRecord
 from tunewise.model.checksum import weights_checksum
 from tunewise.model.ledger import Ledger
 from tunewise.refits import Refits
+from tunewise.serve.timing import timed_engine
 from tunewise.task.types import Row
 
 _FOLDER = "evidence"
@@ -236,6 +237,7 @@ class Asking:
             data_check=self.jobs.ground.check.as_dict(),
             subjects=self._subjects(),
             refit=Refits(self.jobs, ledger, folder / "checkpoints", report, planned),
+            serving=timed_engine,
             fit_budget=self.jobs.budget,
             seeds=self.seeds,
             ledger=ledger,

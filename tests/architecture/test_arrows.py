@@ -40,7 +40,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "jobs": {*BELOW_METHODS, "methods", "measure", "steps"},
     "climb": {*BELOW_METHODS, "methods", "measure", "compare", "steps", "planning", "jobs"},
     "refits": {*BELOW_METHODS, "methods", "measure", "steps", "jobs"},
-    "asking": {*BELOW_METHODS, "methods", "measure", "compare", "steps", "jobs", "refits"},
+    "asking": {*BELOW_METHODS, "methods", "measure", "compare", "serve", "steps", "jobs", "refits"},
     "wanted": {
         *BELOW_METHODS,
         "methods",

@@ -211,6 +211,7 @@ def planted_context(
             for name, lines in told.items()
         },
         refit=_no_load,  # type: ignore[arg-type]  # never called
+        serving=_no_load,  # type: ignore[arg-type]  # never called
         fit_budget=1000,
         seeds=(0, 1),
         ledger=Ledger(1, 1),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,10 @@ import numpy as np
 import pytest
 from tests.questions.running import Run, planted_context
 
+from tunewise.errors import AdaptationError
+from tunewise.measure.questions import _together
 from tunewise.measure.questions._registry import QUESTIONS
+from tunewise.measure.questions._together import MIXED, SERVED, SHARE, served
 from tunewise.measure.questions.cost_to_serve import _pair
 
 SCORES = {"lora": {0: [1.0] * 4, 1: [1.0] * 4}, "zero_shot": {0: [0.0] * 4}}
@@ -94,8 +100,56 @@ def test_cost_to_serve_on_a_run(small_run: Run, tmp_path: Path) -> None:
     whole = sum(parameter.numel() for parameter in base.model.parameters()) * base.dtype.itemsize
     assert _value(evidence, "bytes_in_memory", "full", domains=1) >= 0.5 * whole
     assert _value(evidence, "bytes_in_memory", "zero_shot", domains=1) > 0
+    shared = {"zero_shot", "few_shot", "soft_prompt", "prefix", "lora"}
+    assert {each.about for each in evidence.answered.measurements if each.name == SERVED} == shared
+    assert _value(evidence, MIXED, "") > 0
+    assert _value(evidence, SHARE, "") > 0
     work = evidence.work["forward_tokens"]
     assert 0.8 * evidence.planned_passes <= work <= 1.25 * evidence.planned_passes
+
+
+def test_mixed_batches_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = planted_context(["a", "b"] * 2, SCORES)
+    entries = dict.fromkeys(("lora", "zero_shot"))
+    monkeypatch.setattr(_together, "carried", lambda context: entries)
+    asked: list[list[tuple[str, str]]] = []
+
+    @contextmanager
+    def serving(base: Any, given: Any, slots: int, ledger: Any) -> Iterator[Any]:
+        assert (given, slots) == (entries, 3)
+
+        def answer(pairs: list[tuple[str, str]]) -> float:
+            asked.append(list(pairs))
+            mixed = len({name for name, _ in pairs}) > 1
+            return 0.060 if mixed else {"lora": 0.060, "zero_shot": 0.030}[pairs[0][0]]
+
+        yield answer
+
+    found = served(replace(context, serving=serving), ["x", "y", "z"], 2)
+    by = {(each.name, each.about): each for each in found}
+    assert by[SERVED, "lora"].value == pytest.approx(20.0)
+    assert by[SERVED, "zero_shot"].value == pytest.approx(10.0)
+    assert by[MIXED, ""].value == pytest.approx(20.0)
+    assert by[SHARE, ""].value == pytest.approx(0.75)
+    assert by[SHARE, ""].seeds == (0,)
+    assert by[SHARE, ""].n == 2
+    # After one row each, every round: each entry's rows, then the same in batches that are mixed.
+    warm, first = asked[:2], asked[2:6]
+    assert [len(each) for each in warm] == [1, 1]
+    assert sorted(first[0] + first[1]) == sorted(first[2] + first[3])
+    assert all(len({name for name, _ in each}) == 2 for each in first[2:])
+
+
+def test_an_engine_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = planted_context(["a", "b"] * 2, SCORES)
+    monkeypatch.setattr(_together, "carried", lambda context: dict.fromkeys(("lora", "zero_shot")))
+
+    def serving(base: Any, given: Any, slots: int, ledger: Any) -> Any:
+        raise AdaptationError("no such layers")
+
+    found = served(replace(context, serving=serving), ["x"], 2)
+    assert {each.name for each in found} == {MIXED, SHARE}
+    assert all("no such layers" in each.absent for each in found)
 
 
 def _value(evidence: Any, name: str, about: str, **part: Any) -> float:

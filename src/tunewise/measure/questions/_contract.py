@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -100,6 +100,29 @@ class Refit(Protocol):
         ...
 
 
+class Serving(Protocol):
+    """The engine of `tunewise serve`, handed in since a question knows no server."""
+
+    def __call__(
+        self, base: Base, adaptations: Mapping[str, Adaptation], slots: int, ledger: Ledger
+    ) -> AbstractContextManager[Callable[[Sequence[tuple[str, str]]], float]]:
+        """Gives, while its context lasts, what answers (name, input) pairs together.
+
+        Args:
+            base: the base.
+            adaptations: by name.
+            slots: rows that are answered at once.
+            ledger: is charged.
+
+        Returns:
+            A function from pairs to the wall-clock seconds of answering them.
+
+        Raises:
+            InputError: the engine cannot carry the base or one of the adaptations.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class QuestionContext:
     """Everything a question is given beside its settings.
@@ -112,6 +135,7 @@ class QuestionContext:
         subjects: by entry, in the order in which they were fitted; of one entry the seed that is
             best on validation rows first.
         refit: fits again.
+        serving: answers rows of several adaptations together.
         fit_budget: token passes that each fit of the run could spend.
         seeds: of the run.
         ledger: the question's part of the budget; work beyond it raises.
@@ -127,6 +151,7 @@ class QuestionContext:
     data_check: Mapping[str, Any]
     subjects: Mapping[str, tuple[Subject, ...]]
     refit: Refit
+    serving: Serving
     fit_budget: int
     seeds: tuple[int, ...]
     ledger: Ledger

@@ -1,4 +1,4 @@
-"""What does a request cost? Tokens, milliseconds alone and in a batch, bytes for many domains.
+"""What does a request cost? Tokens, milliseconds alone, batched, mixed; bytes for many domains.
 
 Entries are timed in turns, round by round, so that a slow minute of the machine meets them all.
 """
@@ -19,6 +19,7 @@ from tunewise.adaptation.predict import BasePredictor, Predictor
 from tunewise.measure.evidence import Answered, Measurement, Picture, Point, absent
 from tunewise.measure.questions._contract import QuestionContext, QuestionSettings, Subject
 from tunewise.measure.questions._figures import sampled
+from tunewise.measure.questions._together import SERVED, SHARE, served, served_passes
 from tunewise.measure.questions._work import answering_passes
 from tunewise.model.base import Base
 from tunewise.numerics.spread import student_interval
@@ -53,10 +54,11 @@ class CostToServe:
         """See `Question.cost`."""
         batch, alone = _rows(context, settings)
         inputs = [row.input for row in (*batch, *alone, batch[0])]
-        return settings.rounds * sum(
+        turns = settings.rounds * sum(
             answering_passes(context.base, subject.load(), inputs)
             for subject in context.chosen().values()
         )
+        return turns + served_passes(context, [row.input for row in batch], settings.rounds)
 
     def measure(self, context: QuestionContext, settings: CostToServeSettings) -> Answered:
         """See `Question.measure`."""
@@ -72,6 +74,7 @@ class CostToServe:
         found: list[Measurement] = []
         for name, subject in context.chosen().items():
             found += _of_entry(name, subject, timed[name])
+        found += served(context, [row.input for row in rows[0]], settings.rounds)
         pairs = _break_even(context, timed)
         return Answered(
             (*found, *pairs), _findings(found, pairs), (_picture(found), _growth(found))
@@ -240,6 +243,12 @@ def _findings(found: Sequence[Measurement], pairs: Sequence[Measurement]) -> tup
         told.append(
             f"A request by itself takes from {least:.1f} ms ({quick}) to {most:.1f} ms ({slow})."
         )
+    told += [
+        "On one server, with the entries mixed in every batch, rows come at "
+        f"{100 * each.value:.0f}% of the speed that they have entry by entry."
+        for each in found
+        if each.name == SHARE and each.value is not None
+    ]
     paid = [each for each in pairs if each.value is not None]
     told += [
         f"{each.about} takes longer to fit than {each.beside} and makes up for it after "
@@ -250,7 +259,7 @@ def _findings(found: Sequence[Measurement], pairs: Sequence[Measurement]) -> tup
 
 
 def _picture(found: Sequence[Measurement]) -> Picture:
-    names = {_ALONE: "alone", _BATCHED: "in a batch"}
+    names = {_ALONE: "alone", _BATCHED: "in a batch", SERVED: "in a batch of the server"}
     points = [
         Point(each.about, each.value, each.low, each.high, group=names[each.name])
         for each in found

@@ -1,0 +1,133 @@
+"""Rows of several entries through the serving engine: each entry's by themselves, and all mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tunewise.adaptation.bundle import Adaptation
+from tunewise.adaptation.parts import WeightsPart
+from tunewise.adaptation.predict import needs_base
+from tunewise.errors import InputError
+from tunewise.measure.evidence import Measurement, absent
+from tunewise.measure.questions._contract import QuestionContext
+from tunewise.measure.questions._work import answering_passes
+from tunewise.numerics.spread import student_interval
+
+SERVED, MIXED, SHARE = "milliseconds_served", "milliseconds_mixed", "mixed_share"
+_UNITS = {MIXED: "milliseconds", SHARE: "ratio"}
+_HOW = (
+    "through the engine of `tunewise serve`, prefixes computed before; wall-clock on this machine; "
+    "mean of n rounds, Student's t"
+)
+
+
+def carried(context: QuestionContext) -> dict[str, Adaptation]:
+    """The entries whose rows share passes: those that call the base with its own weights."""
+    loaded = {name: subject.load() for name, subject in context.chosen().items()}
+    return {
+        name: each
+        for name, each in loaded.items()
+        if needs_base(each) and not any(isinstance(part, WeightsPart) for part in each.parts)
+    }
+
+
+def served_passes(context: QuestionContext, inputs: Sequence[str], rounds: int) -> int:
+    """Token passes of `served`: in every round each row once by itself and once mixed."""
+    entries = carried(context)
+    if len(entries) < 2:
+        return 0
+    return sum(
+        answering_passes(context.base, each, [inputs[0]])
+        + 2 * rounds * (answering_passes(context.base, each, inputs) - _before(context, each))
+        for each in entries.values()
+    )
+
+
+def _before(context: QuestionContext, adaptation: Adaptation) -> int:
+    """Positions before the rows, which are computed once in all."""
+    texts = [""], ["", ""]
+    one, two = (answering_passes(context.base, adaptation, each) for each in texts)
+    return 2 * one - two
+
+
+def served(context: QuestionContext, inputs: Sequence[str], rounds: int) -> list[Measurement]:
+    """Time the same rows entry by entry and mixed, in turns.
+
+    Args:
+        context: base, entries and the engine.
+        inputs: B rows of every entry; so many are answered at once.
+        rounds: each times everything once.
+
+    Returns:
+        Milliseconds of a row by entry and mixed, and the share of the speed that mixing leaves.
+    """
+    entries = carried(context)
+    if len(entries) < 2:
+        reason = "fewer than two entries share the weights of the base"
+        return [absent(name, "", unit, reason) for name, unit in _UNITS.items()]
+
+    def make() -> Mapping[str, Any]:
+        try:
+            return _timed(context, entries, inputs, rounds)
+        except InputError as error:
+            return {"refused": error.what}
+
+    timed = context.once("on the serving engine", make)
+    if "refused" in timed:
+        reason = f"the serving engine does not carry this: {timed['refused']}"
+        return [absent(name, "", unit, reason) for name, unit in _UNITS.items()]
+    seeds = {name: (context.chosen()[name].record.seed,) for name in entries}
+    own = np.array([timed["own"][name] for name in entries])
+    mixed = np.array(timed["mixed"])
+    found = [
+        _figure(SERVED, name, "milliseconds", 1000 * line / len(inputs), seeds[name])
+        for name, line in zip(entries, own, strict=True)
+    ]
+    every = tuple(sorted({seed for each in seeds.values() for seed in each}))
+    count = len(inputs) * len(entries)
+    return [
+        *found,
+        _figure(MIXED, "", _UNITS[MIXED], 1000 * mixed / count, every),
+        _figure(SHARE, "", _UNITS[SHARE], own.sum(axis=0) / mixed, every),
+    ]
+
+
+def _timed(
+    context: QuestionContext,
+    entries: Mapping[str, Adaptation],
+    inputs: Sequence[str],
+    rounds: int,
+) -> dict[str, Any]:
+    """Seconds of every round: of each entry's rows, and of all rows with the entries in turns."""
+    own: dict[str, list[float]] = {name: [] for name in entries}
+    mixed: list[float] = []
+    turns = [(name, text) for text in inputs for name in entries]
+    with context.serving(context.base, entries, len(inputs), context.ledger) as answer:
+        for name in entries:
+            answer([(name, inputs[0])])  # what is made once is not timed
+        for turn in range(rounds):
+            for name, line in own.items():
+                line.append(answer([(name, text) for text in inputs]))
+            mixed.append(sum(answer(each) for each in _batches(turns, len(inputs))))
+            context.report(context.ledger.spent, context.planned, f"mixed, round {turn + 1}")
+    return {"own": own, "mixed": mixed}
+
+
+def _batches(turns: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
+    for start in range(0, len(turns), size):
+        yield turns[start : start + size]
+
+
+def _figure(name: str, about: str, unit: str, values: Any, seeds: tuple[int, ...]) -> Measurement:
+    mean, low, high = student_interval(values)
+    low = None if low is None else max(0.0, low)
+    how = _HOW
+    if name == MIXED:
+        how = f"entries that share the base's weights take turns in every batch; {_HOW}"
+    elif name == SHARE:
+        how = f"time of the same rows entry by entry over their time mixed; {_HOW}"
+    better = name == SHARE
+    return Measurement(name, about, unit, mean, len(values), how, low, high, better, seeds=seeds)
