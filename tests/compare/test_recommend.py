@@ -242,6 +242,15 @@ def test_warns_of_what_did_not_learn_failed_or_hurt() -> None:
     assert "One seed only" in text
 
 
+def test_a_prompt_that_says_one_thing_did_not_fail_to_learn() -> None:
+    _, rows = plant({"zero_shot": 0.7, "lora": 0.9}, 300)
+    right = [float(row.output == LABELS[0]) for row in rows.values()]
+    same = make_record("zero_shot", right, rows, answers=[LABELS[0]] * 300)
+    found = build_comparison(SPEC, [same], [], CONTEXT, rows).recommendation
+    told = "zero_shot does not tell rows apart: it gives every test row the same answer."
+    assert told in found.warnings
+
+
 def test_of_many_methods_one_below_the_base_may_be_chance() -> None:
     """Four set beside the base at the 5% level: p = 0.04 of one of them shows nothing."""
     truth = {"zero_shot": 0.8, "few_shot": 0.8, "soft_prompt": 0.8, "lora": 0.8, "full": 0.95}

@@ -74,7 +74,8 @@ def _about(found: Decision, entry: Entry, worse: Mapping[str, Pair]) -> Iterator
     name, rows = entry.method, entry.test.n
     calls_base = entry.role not in (Role.CONSTANT, Role.SHALLOW)
     if calls_base and entry.distinct_answers == 1 and rows > 1:
-        yield f"{name} did not learn: it gives every test row the same answer."
+        words = "did not learn" if entry.role is Role.TRAINED else "does not tell rows apart"
+        yield f"{name} {words}: it gives every test row the same answer."
     if entry.test.n_failed:
         answered = rows * len(entry.seeds)
         yield f"{name} failed on {entry.test.n_failed:,} of {answered:,} answers (counted as 0)."
