@@ -1,13 +1,15 @@
-"""`compare` as it climbs by itself beside `compare --all`, on cases of the grid.
+"""`compare` as it climbs by itself beside `compare --all`, on whole sets and cases of the grid.
 
-    python -m benchmarks.climbs --only stackoverflow20-300   # climbs; the grid's case must be there
+    python -m benchmarks.climbs --only reviews3              # the whole run must be there
+    python -m benchmarks.climbs --only stackoverflow20-300   # the grid's case must be there
     python -m benchmarks.climbs                              # only the table, of what was climbed
 
-A climb has the rows and the budget of the grid's case and three seeds; it lies in
-`runs/climbs/SET-SIZE`. What it ends with is held against the best entry of the case, on the rows
-that chose both and, since the best of many is partly luck, on others: one half of the test rows
-chooses and the other judges, and the other way round. The case has one seed, so the work of three
-is its own three times where a method has seeds. What was read is kept in `climbs.json`.
+A climb has the rows and the budget of the other run and three seeds; it lies in
+`runs/climbs/SET` or `SET-SIZE`. What it ends with is held against the best entry of the other, on
+the rows that chose both and, since the best of many is partly luck, on others: one half of the test
+rows chooses and the other judges, and the other way round. A grid's case has one seed, so the work
+of three is its own three times where a method has seeds; chains that a whole run has besides are
+left out. What was read is kept in `climbs.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +28,14 @@ import numpy as np
 from benchmarks.grid import BUDGET, RUNS, cases
 from benchmarks.records import put_block, write
 from benchmarks.stored import Stored, read
-from benchmarks.whole_runs import PAGE, say
+from benchmarks.whole_runs import PAGE, SETS, arguments, data_of, say
+from benchmarks.whole_runs import RUNS as WHOLE
 from benchmarks.workloads import REPOSITORY
 from tunewise.climb import TRIALS
 from tunewise.compare.entries import score_matrix
 from tunewise.compare.wording import points
 from tunewise.methods._registry import find_method
+from tunewise.methods._settings._composed import ARROW
 from tunewise.numerics.pairs import paired_difference
 
 CLIMBS = REPOSITORY / "runs" / "climbs"
@@ -74,17 +78,23 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases such as reviews3-50, by commas")
     parser.add_argument("--grid", type=Path, default=RUNS, help="folder of the grid's cases")
     asked = parser.parse_args()
-    known = {f"{case.name}-{case.size}": case.name for case in cases()}
+    grid = {f"{case.name}-{case.size}": case.name for case in cases()}
+    known = [*SETS, *grid]
     names = [name for name in asked.only.split(",") if name]
     unknown = [name for name in names if name not in known]
     if unknown:
         say(f"no such case: {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
-    code = max([_climb(asked.grid, name, known[name]) for name in names], default=0)
+    codes = [
+        _climb(_of_case(asked.grid, name, grid[name]) if name in grid else _of_set(name))
+        for name in names
+    ]
+    code = max(codes, default=0)
     held = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else []
     found = {each["case"]: Climbed(**each) for each in held}
     for name in known:
-        everything, climbed = read(asked.grid / name), read(CLIMBS / name)
+        folder = asked.grid if name in grid else WHOLE
+        everything, climbed = read(folder / name), read(CLIMBS / name)
         if everything is not None and climbed is not None:
             found[name] = held_against(name, climbed, everything)
     ordered = [found[name] for name in known if name in found]
@@ -95,6 +105,9 @@ def main() -> int:
 
 def held_against(name: str, climbed: Stored, everything: Stored) -> Climbed:
     """What a climb ended with, beside the best of fitting everything, on the same test rows."""
+    everything = replace(
+        everything, records=tuple(each for each in everything.records if ARROW not in each.method)
+    )
     ids = sorted(result.id for result in everything.records[0].test)
     if ids != sorted(result.id for result in climbed.records[0].test):
         raise ValueError(f"{name}: the climb and the grid's case have other test rows; climb again")
@@ -108,7 +121,7 @@ def held_against(name: str, climbed: Stored, everything: Stored) -> Climbed:
         ahead, taken = _both(everything, climbed, choosing)
         top, own = _scores(everything, ahead, judging), _scores(climbed, taken, judging)
         across.append(float(top.mean() - own.mean()))
-    entries = everything.told["entries"]
+    entries = [each for each in everything.told["entries"] if ARROW not in each["method"]]
     work = sum(_times(each["method"]) * each["fit"]["flops"] for each in entries)
     fitted = {record.method for record in climbed.records}
     return Climbed(
@@ -150,11 +163,21 @@ def table(found: Sequence[Climbed]) -> Iterator[str]:
         )
 
 
-def _climb(grid: Path, case: str, name: str) -> int:
-    data = grid / "data" / case
-    command = ["compare", str(data), "--out", str(CLIMBS / case), "--climb", "--budget", BUDGET]
-    command += ["--seeds", str(SEEDS), "--input", "input", "--output", "output"]
-    command += ["--name", name, "--questions", "none"]
+def _of_case(grid: Path, case: str, name: str) -> list[str]:
+    command = ["compare", str(grid / "data" / case), "--out", str(CLIMBS / case)]
+    command += ["--budget", BUDGET, "--input", "input", "--output", "output", "--name", name]
+    return command
+
+
+def _of_set(name: str) -> list[str]:
+    data = data_of(name)
+    return [] if data is None else arguments(name, data, CLIMBS / name)
+
+
+def _climb(command: list[str]) -> int:
+    if not command:
+        return 0
+    command += ["--climb", "--seeds", str(SEEDS), "--questions", "none"]
     say(shlex.join(["tunewise", *command]))
     entry = [sys.executable, "-m", "tunewise"]
     done = subprocess.run(

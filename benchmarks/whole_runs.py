@@ -158,22 +158,39 @@ def _differences(comparison: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _run(name: str, flags: list[str]) -> int:
+    data = data_of(name)
+    if data is None:
+        return 0
+    command = [*arguments(name, data, RUNS / name), "--methods", ",".join(METHODS), *flags]
+    say(shlex.join(["tunewise", *command]))
+    entry = [str(Path(sys.executable).with_name("tunewise"))]
+    return subprocess.run([*entry, *command], cwd=REPOSITORY, check=False).returncode
+
+
+def data_of(name: str) -> Path | None:
+    """The folder of a set, cut where it is a cut one; None, and said, where there is none."""
     source, rows = ROWS_PER_LABEL.get(name, (name, 0))
     data = DATA / source
     if not data.is_dir():
         say(f"{name} is left out: there is no folder {data}")
-        return 0
-    if rows:
-        data = cut(data, RUNS / "data" / name, rows)
+        return None
+    return cut(data, RUNS / "data" / name, rows) if rows else data
+
+
+def arguments(name: str, data: Path, out: Path) -> list[str]:
+    """Those of `tunewise` for a whole run, but the methods.
+
+    Args:
+        name: of the set.
+        data: its folder.
+        out: of the run.
+    """
     told = Path("..") / data.relative_to(REPOSITORY.parent)
     inside = data.is_relative_to(REPOSITORY)
     command = ["compare", str(data.relative_to(REPOSITORY) if inside else told)]
-    command += ["--out", str((RUNS / name).relative_to(REPOSITORY))]
-    command += ["--methods", ",".join(METHODS)]
-    command += ["--test-rows", str(WRITTEN_TEST_ROWS if name in _WRITTEN else TEST_ROWS), *flags]
-    say(shlex.join(["tunewise", *command]))
-    entry = [str(Path(sys.executable).with_name("tunewise"))]
-    return subprocess.run([*entry, *command], cwd=REPOSITORY, check=False).returncode
+    command += ["--out", str(out.relative_to(REPOSITORY))]
+    rows = WRITTEN_TEST_ROWS if name in _WRITTEN else TEST_ROWS
+    return [*command, "--test-rows", str(rows)]
 
 
 def cut(source: Path, folder: Path, rows: int) -> Path:

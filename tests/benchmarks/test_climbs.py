@@ -60,6 +60,22 @@ def test_what_is_lost_and_what_it_took(climbed: Stored, everything: Stored) -> N
     assert rows[-1].startswith("| mean | | | ")
 
 
+def test_chains_beside_everything_count_for_nothing(climbed: Stored, everything: Stored) -> None:
+    chain = "prompt_search>prefix"
+    record = replace(everything.records[-1], method=chain, flops=1e15)
+    best = tuple(replace(each, score=1.0) for each in record.test)
+    told = {
+        **everything.told,
+        "entries": [
+            *everything.told["entries"],
+            {**everything.told["entries"][-1], "method": chain, "fit": {"flops": 1e15}},
+        ],
+    }
+    records = (*everything.records, replace(record, test=best))
+    more = replace(everything, told=told, records=records)
+    assert held_against("x", climbed, more) == held_against("x", climbed, everything)
+
+
 def test_the_best_of_many_is_judged_on_rows_that_did_not_choose_it(tmp_path: Path) -> None:
     """Nine equal entries: the highest of them is luck, which other rows do not repeat."""
     same, other = [], []
