@@ -28,6 +28,7 @@ from tunewise.measure.evidence import NOT_ASKED, Answered, Evidence, evidence_fr
 from tunewise.measure.files import read_json, write_json
 from tunewise.measure.forecast import Forecast, Watch, pace_of
 from tunewise.measure.pieces import Pieces
+from tunewise.measure.questions._again import began_elsewhere
 from tunewise.measure.questions._contract import (
     Question,
     QuestionContext,
@@ -191,6 +192,9 @@ class Asking:
             forecast.end(name, context.ledger.spent, context.watch.seconds)
             if weights_checksum(base) != before:
                 raise RunError(f"the question {name} changed the base model", fix="mend it")
+        if asked.settings.fits_again:
+            began = began_elsewhere(context, answered.measurements)
+            answered = replace(answered, findings=(*answered.findings, *began))
         evidence = replace(
             plan,
             answered=answered,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -248,6 +248,29 @@ def test_a_refit_is_the_run_s_own_fit_on_other_rows(small_run: Run, tmp_path: Pa
     assert again.token_passes == work["forward_tokens"] + work["backward_tokens"]
     assert context.ledger.spent == again.token_passes
     assert weights_checksum(small_run.jobs.ground.base) == checksum
+
+
+@pytest.mark.parametrize(
+    ("notes", "told"),
+    [
+        ({"began_at": "prompt_search"}, True),
+        ({"began_at": "prompt_search", "starts": {"taken": "given"}}, True),
+        ({"began_at": "prompt_search", "starts": {"taken": "instruction"}}, False),
+        ({"began_at": None}, False),
+    ],
+)
+def test_fits_that_began_elsewhere_are_told(
+    small_run: Run, tmp_path: Path, notes: dict[str, Any], told: bool
+) -> None:
+    """A fit again begins at the plain instruction, a climb's own where it found best."""
+    records = tuple(
+        replace(each, notes={**each.notes, **notes}) if each.method == "lora" else each
+        for each in small_run.records
+    )
+    asked = {"entries": ("lora",), "shares": (0.1,)}
+    evidence = replace(small_run, records=records).ask("wrong_labels", tmp_path, **asked)
+    words = "In the run lora began at what prompt_search had found"
+    assert any(each.startswith(words) for each in evidence.answered.findings) is told
 
 
 def test_progress_counts_token_passes(small_run: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.errors import BudgetTooSmallError, InputError, UnknownNameError
+from tunewise.measure.evidence import Measurement
 from tunewise.measure.questions._contract import QuestionContext, Subject
 from tunewise.measure.questions._work import answering_passes
 from tunewise.measure.records import FitRecord, RowResult
@@ -114,6 +115,36 @@ def scores_on_test(fits: Sequence[Subject], rows: Sequence[Row]) -> Floats:
     """
     ordered = sorted(fits, key=lambda fit: fit.record.seed)
     return np.array([[one.score for one in results_on(fit.record, rows)] for fit in ordered])
+
+
+def began_elsewhere(context: QuestionContext, found: Sequence[Measurement]) -> tuple[str, ...]:
+    """The sentence that tells which fits of the run began where a fit again does not; or none.
+
+    A climb begins at the prompt that it found. Finding one again for every fit would cost as much
+    again, and handing out the run's own would let it know rows that were held back.
+
+    Args:
+        context: of the question.
+        found: what was measured.
+    """
+    told = {each.about for each in found if each.value is not None}
+    began: dict[str, list[str]] = {}
+    for name, fits in context.subjects.items():
+        starts = {_began_at(fit.record) for fit in fits} - {""}
+        if name in told and starts:
+            began.setdefault(" and ".join(sorted(starts)), []).append(name)
+    return tuple(
+        f"In the run {', '.join(names)} began at what {start} had found; fitted again here they "
+        "begin at the plain instruction, so part of a difference from the run's fit may be that."
+        for start, names in began.items()
+    )
+
+
+def _began_at(record: FitRecord) -> str:
+    """The method whose prompt a fit was trained from; "" for the plain instruction."""
+    taken = str(record.notes.get("starts", {}).get("taken", ""))
+    began = record.notes.get("began_at")
+    return "" if began is None or taken.startswith("instruction") else str(began)
 
 
 def results_on(record: FitRecord, rows: Sequence[Row]) -> list[RowResult]:

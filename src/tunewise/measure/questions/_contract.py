@@ -35,9 +35,11 @@ class QuestionSettings(BaseModel):
 
     Attributes:
         runs_model: whether the question calls the base at all; for guesses before there are fits.
+        fits_again: whether it holds fits of its own against those of the run.
     """
 
     runs_model: ClassVar[bool] = True
+    fits_again: ClassVar[bool] = False
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

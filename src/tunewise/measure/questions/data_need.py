@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -59,6 +60,8 @@ _LEAST_FITS, _MOST_FITS, _MOST_COST = 2, 3, 3.0
 
 class DataNeedSettings(QuestionSettings):
     """Settings of `data_need`."""
+
+    fits_again: ClassVar[bool] = True
 
     sizes: int = Field(5, ge=4, description="numbers of training rows tried, the full one included")
     fits: int | None = Field(

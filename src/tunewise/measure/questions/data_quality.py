@@ -13,7 +13,7 @@ listed for a person to read, and what their removal brings on the test rows is m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -51,6 +51,8 @@ _COUNTED = {
 
 class DataQualitySettings(QuestionSettings):
     """Settings of `data_quality`."""
+
+    fits_again: ClassVar[bool] = True
 
     folds: int = Field(3, ge=2, description="fits of the cross-validation")
     fits: int = Field(
@@ -296,8 +298,7 @@ def _gain(
 
 
 def _check_findings(context: QuestionContext) -> tuple[str, ...]:
-    told = []
-    check = context.data_check
+    told, check = [], context.data_check
     count = check["near_duplicates_across"]["count"]
     if count:
         examples = check["near_duplicates_across"]["examples"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -49,6 +49,8 @@ SCORE, LOSS = "score_elsewhere", "loss_elsewhere"
 
 class OutOfDomainSettings(QuestionSettings):
     """Settings of `out_of_domain`."""
+
+    fits_again: ClassVar[bool] = True
 
     file: str | None = Field(
         None, description="file or data set with rows from elsewhere; unset: a domain is held out"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -52,6 +52,8 @@ BEFORE, CONTINUED, ANEW = "before", "continued", "fitted_anew"
 
 class UpdateSettings(QuestionSettings):
     """Settings of `update`."""
+
+    fits_again: ClassVar[bool] = True
 
     added: tuple[int, ...] = Field((50, 500), description="numbers of new rows")
     rows: int = Field(200, ge=20, description="test rows answered after each fit, at most")

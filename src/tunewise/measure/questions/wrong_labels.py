@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -38,6 +39,8 @@ _FEWEST_ROWS = 20
 
 class WrongLabelsSettings(QuestionSettings):
     """Settings of `wrong_labels`."""
+
+    fits_again: ClassVar[bool] = True
 
     shares: tuple[float, ...] = Field(
         (0.1, 0.2), min_length=1, description="shares of rows whose answer is spoiled, 0 to 1"
