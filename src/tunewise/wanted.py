@@ -28,6 +28,8 @@ from tunewise.task.warnings import with_test
 # Of a time, what all questions may have before fits get smaller for them: a comparison of fits that
 # hardly trained answers nothing, and a question that was left out can be asked later.
 _QUESTIONS_SHARE = 0.5
+# The setting of a question that a priority gives.
+_PRICE = "price_per_hour"
 
 
 def methods_of(config: RunConfig) -> tuple[list[Method], dict[str, Any]]:
@@ -83,8 +85,12 @@ def jobs_of(
     return asked, skipped
 
 
-def questions_of(config: RunConfig) -> list[Asked]:
+def questions_of(config: RunConfig, price_an_hour: float | None = None) -> list[Asked]:
     """What is asked after the comparison, with its settings.
+
+    Args:
+        config: of the run.
+        price_an_hour: of the machine; for questions that have a price and are given none.
 
     Raises:
         InputError: a name or a setting is not known.
@@ -93,9 +99,13 @@ def questions_of(config: RunConfig) -> list[Asked]:
     given = config.question_settings
     named = list(known) if config.questions in (None, ALL_QUESTIONS) else config.questions
     found = {name: QUESTIONS.find(name) for name in (*named, *given)}
-    return [
-        Asked(found[name], question_settings(found[name], given.get(name, {}))) for name in named
-    ]
+    priced = {} if price_an_hour is None else {_PRICE: price_an_hour}
+    asked = []
+    for name in named:
+        has_price = _PRICE in found[name].Settings.model_fields
+        values = (priced if has_price else {}) | given.get(name, {})
+        asked.append(Asked(found[name], question_settings(found[name], values)))
+    return asked
 
 
 def questions_limit(config: RunConfig, budget: int) -> int | None:

@@ -15,7 +15,7 @@ from tests.questions.running import Run, planted_context
 from tunewise.errors import AdaptationError
 from tunewise.measure.questions import _together
 from tunewise.measure.questions._registry import QUESTIONS
-from tunewise.measure.questions._together import MIXED, SERVED, SHARE, served
+from tunewise.measure.questions._together import MIXED, SERVED, SHARE, SPEED, served
 from tunewise.measure.questions.cost_to_serve import _pair
 
 SCORES = {"lora": {0: [1.0] * 4, 1: [1.0] * 4}, "zero_shot": {0: [0.0] * 4}}
@@ -131,6 +131,8 @@ def test_mixed_batches_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert by[SERVED, "zero_shot"].value == pytest.approx(10.0)
     assert by[MIXED, ""].value == pytest.approx(20.0)
     assert by[SHARE, ""].value == pytest.approx(0.75)
+    # "x", "y" and "z" of both entries are six tokens in 0.120 s.
+    assert by[SPEED, ""].value == pytest.approx(50.0)
     assert by[SHARE, ""].seeds == (0,)
     assert by[SHARE, ""].n == 2
     # After one row each, every round: each entry's rows, then the same in batches that are mixed.
@@ -148,7 +150,7 @@ def test_an_engine_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         raise AdaptationError("no such layers")
 
     found = served(replace(context, serving=serving), ["x"], 2)
-    assert {each.name for each in found} == {MIXED, SHARE}
+    assert {each.name for each in found} == {MIXED, SPEED, SHARE}
     assert all("no such layers" in each.absent for each in found)
 
 

@@ -112,6 +112,11 @@ def test_a_new_label_is_never_seen_before_it_comes(run: Run, tmp_path: Path) -> 
     assert abs(others.value) < 0.2
     assert told.n + others.n == len(context.test)
     assert any("rows of the new label 'refund'" in text for text in answered.findings)
+    took = find(answered.measurements, "new_label_seconds", "tfidf", label="refund")
+    assert took.value is not None
+    assert took.value > 0
+    passes = find(answered.measurements, "new_label_token_passes", "tfidf", label="refund")
+    assert passes.value == 0
 
 
 def test_the_best_of_every_kind_is_asked(run: Run, tmp_path: Path) -> None:

@@ -89,12 +89,15 @@ def findings_of(
     return tuple(told)
 
 
-def crossings_of(curves: Mapping[str, LearningCurve], rows: int) -> list[Measurement]:
+def crossings_of(
+    curves: Mapping[str, LearningCurve], rows: int, seeds: tuple[int, ...]
+) -> list[Measurement]:
     """Where one method begins to be better than another; of the best also where none does.
 
     Args:
         curves: by entry.
         rows: test rows that they rest on.
+        seeds: of their fits.
     """
     best = max(curves, key=lambda name: float(curves[name].means[-1]), default="")
     found = []
@@ -108,7 +111,8 @@ def crossings_of(curves: Mapping[str, LearningCurve], rows: int) -> list[Measure
                 Measurement(
                     "crossing_rows", late, "rows", told.value, rows,
                     f"where its curve rises above the other's for good; {share}",
-                    told.low if sure else None, told.high if sure else None, beside=early,
+                    told.low if sure else None, told.high if sure else None, seeds=seeds,
+                    beside=early,
                 )
             )  # fmt: skip
         elif late == best:

@@ -120,6 +120,16 @@ def with_label(
             "on test rows of other labels, after minus before the label came",
             change.low, change.high, higher_is_better=True, **common,
         ),
+        *(
+            Measurement(
+                f"new_label_{what}", name, what, value, 1,
+                "of going on with the rows of the label; n: fits",
+                higher_is_better=False, **common,
+            )
+            for what, value in (
+                ("token_passes", float(after.token_passes)), ("seconds", after.seconds),
+            )
+        ),
     ]  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from tunewise.measure.questions._work import answering_passes
 from tunewise.numerics.spread import student_interval
 
 SERVED, MIXED, SHARE = "milliseconds_served", "milliseconds_mixed", "mixed_share"
-_UNITS = {MIXED: "milliseconds", SHARE: "ratio"}
+SPEED = "tokens_per_second_mixed"
+_UNITS = {MIXED: "milliseconds", SPEED: "tokens_per_second", SHARE: "ratio"}
 _HOW = (
     "through the engine of `tunewise serve`, prefixes computed before; wall-clock on this machine; "
     "mean of n rounds, Student's t"
@@ -88,9 +89,12 @@ def served(context: QuestionContext, inputs: Sequence[str], rounds: int) -> list
     ]
     every = tuple(sorted({seed for each in seeds.values() for seed in each}))
     count = len(inputs) * len(entries)
+    encode = context.base.tokenizer.encode
+    tokens = sum(len(encode(text, add_special_tokens=False)) for text in inputs)
     return [
         *found,
         _figure(MIXED, "", _UNITS[MIXED], 1000 * mixed / count, every),
+        _figure(SPEED, "", _UNITS[SPEED], len(entries) * tokens / mixed, every),
         _figure(SHARE, "", _UNITS[SHARE], own.sum(axis=0) / mixed, every),
     ]
 
@@ -125,9 +129,9 @@ def _figure(name: str, about: str, unit: str, values: Any, seeds: tuple[int, ...
     mean, low, high = student_interval(values)
     low = None if low is None else max(0.0, low)
     how = _HOW
-    if name == MIXED:
+    if name in (MIXED, SPEED):
         how = f"entries that share the base's weights take turns in every batch; {_HOW}"
     elif name == SHARE:
         how = f"time of the same rows entry by entry over their time mixed; {_HOW}"
-    better = name == SHARE
+    better = name in (SHARE, SPEED)
     return Measurement(name, about, unit, mean, len(values), how, low, high, better, seeds=seeds)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -108,7 +109,9 @@ def _timed(
         "batched": batched / len(batch),
         "alone": float(np.mean(singles)),
         "tokens": sum(len(encode(row.input, add_special_tokens=False)) for row in batch),
+        "tokens_alone": sum(len(encode(row.input, add_special_tokens=False)) for row in alone),
         "rows": len(batch),
+        "rows_alone": len(alone),
         "bytes": held,
     }
 
@@ -148,10 +151,12 @@ def _of_entry(
         )
     ]
     speeds = [each["tokens"] / (each["batched"] * each["rows"]) for each in rounds]
+    alone = [each["tokens_alone"] / (each["alone"] * each["rows_alone"]) for each in rounds]
     how = "wall-clock on this machine; mean of n rounds in which entries take turns, Student's t"
     for what, unit, values, better in (
         (_BATCHED, "milliseconds", [1000 * each["batched"] for each in rounds], False),
         (_ALONE, "milliseconds", [1000 * each["alone"] for each in rounds], False),
+        ("tokens_per_second_alone", "tokens_per_second", alone, True),
         ("tokens_per_second", "tokens_per_second", speeds, True),
     ):
         mean, low, high = student_interval(values)
@@ -202,7 +207,8 @@ def _break_even(
             continue
         slow = np.array([each["batched"] for each in timed[cheap]])
         quick = np.array([each["batched"] for each in timed[dear]])
-        found.append(_pair(dear, cheap, more, slow, quick))
+        seeds = tuple(sorted({chosen[name].record.seed for name in (dear, cheap)}))
+        found.append(replace(_pair(dear, cheap, more, slow, quick), seeds=seeds))
     return found
 
 

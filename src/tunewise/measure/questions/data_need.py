@@ -130,8 +130,8 @@ class DataNeed:
         found = [
             *_points(context, measured, whole),
             *_needs(context, settings, curves, measured),
-            *crossings_of(curves, len(rows)),
-            *_works(context, measured),
+            *crossings_of(curves, len(rows), tuple(range(_fits(context, settings)))),
+            *_works(context, settings, measured),
             *not_asked("rows_needed", chosen.left_out, "rows"),
         ]
         pictures = pictures_of(
@@ -327,13 +327,16 @@ def _needs(
     return found
 
 
-def _works(context: QuestionContext, measured: Mapping[str, _Measured]) -> list[Measurement]:
+def _works(
+    context: QuestionContext, settings: DataNeedSettings, measured: Mapping[str, _Measured]
+) -> list[Measurement]:
     """What the curve cost, in full fits."""
     how = "token passes of all fits below the full size, over those of one fit of the run; n: sizes"
+    seeds = tuple(range(_fits(context, settings)))
     return [
         Measurement(
             "curve_cost", name, "full_fits", each.passes / full, len(each.scores) - 1, how,
-            higher_is_better=False,
+            higher_is_better=False, seeds=seeds,
         )
         for name, each in measured.items()
         if (full := passes_of(context.subjects[name][0].record))
