@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -257,6 +258,12 @@ def test_without_a_key_nothing_is_told(house: House, header: str | None) -> None
             assert answer.status_code in (401, 429)
         for path in ("/healthz", "/readyz", "/openapi.json", "/docs"):
             assert client.get(path).status_code == 200
+        # The page shows itself with what this server has, and with nothing from elsewhere.
+        page = client.get("/docs").text
+        files = re.findall(r'(?:src|href)="([^"]+)"', page)
+        assert len(files) == 3
+        assert all(file.startswith("/docs/files/") for file in files)
+        assert all(client.get(file).status_code == 200 for file in files)
 
 
 def test_figures_are_ones_own_and_the_operators_are_all(house: House) -> None:

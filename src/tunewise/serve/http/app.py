@@ -10,12 +10,13 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from tunewise.errors import TunewiseError
 from tunewise.serve.http.calls import call_of
-from tunewise.serve.http.entrance import Entrance, tell
+from tunewise.serve.http.entrance import PAGE_FILES, Entrance, tell
 from tunewise.serve.http.problems import Problem, problem_of, unexpected
 from tunewise.serve.http.routes.adaptations import adaptation_routes
 from tunewise.serve.http.routes.generate import generate_routes
@@ -46,12 +47,15 @@ def application(service: Service) -> ASGIApp:
         finally:
             await service.stop()
 
-    app = FastAPI(
+    # The page of the interface with its own copy of what it shows itself with: many servers stand
+    # where nothing can be fetched.
+    app = FastAPIOffline(
         title="Tunewise",
         description=ABOUT,
         version=version("tunewise"),
         lifespan=lifespan,
         redoc_url=None,
+        static_url=PAGE_FILES,
         responses={"4XX": {"description": "OpenAI's error object"}},
     )
     app.include_router(health_routes(service))

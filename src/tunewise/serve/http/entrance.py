@@ -26,7 +26,12 @@ from tunewise.serve.http.problems import (
 from tunewise.serve.http.service import Service
 from tunewise.serve.tenants.records import Principal
 
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+# Where the files of the interface's page lie.
+PAGE_FILES = "/docs/files"
+_SHOWN = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
+OPEN = frozenset(
+    {"/healthz", "/readyz", "/docs", "/openapi.json", *(f"{PAGE_FILES}/{name}" for name in _SHOWN)}
+)
 UPLOAD = re.compile(r"/v1/adaptations/[^/]+/?")
 LENT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 log = logging.getLogger("tunewise.serve")
@@ -102,7 +107,7 @@ class Entrance:
         self._service.figures.count(
             tenant, call.endpoint, call.status, call.code, call.seconds, call.figures
         )
-        if call.endpoint in OPEN and call.status < 400:
+        if scope["path"] in OPEN and call.status < 400:
             return
         fields: dict[str, Any] = {
             "event": "request",
