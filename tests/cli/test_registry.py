@@ -177,14 +177,16 @@ def test_an_adaptation_that_does_nothing_is_refused(
     assert done(place, "list").json == []
 
 
-def test_another_base_is_refused(finished: Finished, place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--no-probes",)])
+def test_another_base_is_refused(
+    finished: Finished, place: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
     from tests.conftest import build_model, build_tokenizer
 
     build_model("llama", seed=9).save_pretrained(tmp_path / "other")
     build_tokenizer().save_pretrained(tmp_path / "other")
-    refused = registry(
-        place, "add", finished.adaptation("zero_shot"), NAME, "--base", tmp_path / "other"
-    )
+    made = finished.adaptation("zero_shot")
+    refused = registry(place, "add", made, NAME, "--base", tmp_path / "other", *more)
     assert refused.code == 2
     assert refused.json["error"] == "WrongBaseError"
 

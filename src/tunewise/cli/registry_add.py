@@ -49,7 +49,8 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
     """Register the ADAPTATION in a folder as the next version of NAME (tenant/name).
 
     It is checked byte by byte and asked a few texts beside its base: one that answers as the base
-    does is refused. Scores that its run measured are stored with it.
+    does is refused. Scores that its run measured are stored with it. With --no-probes nothing is
+    computed; a --base that is named then must still be the one it was made for.
     """
     from tunewise.serve.registry.names import parse_name
 
@@ -86,6 +87,7 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
         actor,
         run=values["run"] or (str(source.parent.parent) if in_run else ""),
         notes=values["notes"],
+        base_fingerprint=_fingerprint(values["base"]) if values["no_probes"] else None,
         check=None if values["no_probes"] else check,
     )
     with opened(values["place"], values["files"]) as registry:
@@ -97,6 +99,15 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
         emit(as_json, version.as_dict(), f"{version}  {version.digest}")
         if not as_json:
             click.echo(f"to serve it by its name: tunewise registry promote {version}", err=True)
+
+
+def _fingerprint(base: str | None) -> str | None:
+    """Of the base that an adaptation must be for; None where none is named."""
+    if base is None:
+        return None
+    from tunewise.model.base import load_tokenizer
+
+    return load_tokenizer(base)[1]
 
 
 @click.command("measure", short_help="Measure a version on rows and store its scores.")
