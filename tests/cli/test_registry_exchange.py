@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,15 @@ from tests.cli.conftest import Finished
 from tests.cli.terminal import Done, tunewise
 from transformers import AutoModelForCausalLM
 
-from tunewise.adaptation.parts import LowRankPart, PromptTextPart, WeightsPart
-from tunewise.adaptation.store import load
+from tunewise.adaptation.parts import (
+    KVPrefixPart,
+    LowRankPart,
+    Part,
+    PromptTextPart,
+    VirtualTokensPart,
+    WeightsPart,
+)
+from tunewise.adaptation.store import load, save
 
 NAME = "acme/tickets"
 
@@ -73,6 +81,77 @@ def test_a_lora_of_pefts_own(place: Path, tuned: Path, tiny_folder: Path, tmp_pa
     again = done(place, "import", tmp_path / "out", "acme/again", "--like", f"{NAME}@1", *base)
     assert held(place, "acme/again@1").part(LowRankPart).tensors.keys() == part.tensors.keys()
     assert again["number"] == 1
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
+def test_what_stands_before_the_rows_of_pefts_own(
+    kind: str, place: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """PEFT writes it, it is taken in, goes out with PEFT's own logits as proof, and comes back."""
+    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+
+    made = {"PROMPT_TUNING": PromptTuningConfig, "PREFIX_TUNING": PrefixTuningConfig}[kind]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    wrapped = get_peft_model(model, made(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    wrapped.save_pretrained(tmp_path / "peft")
+    flags = ("--labels", "negative,positive", "--instruction", "Good or bad?")
+    base = ("--base", tiny_folder, "--dtype", "float32")
+    version = done(place, "import", tmp_path / "peft", NAME, *flags, *base)
+    part_type = {"PROMPT_TUNING": VirtualTokensPart, "PREFIX_TUNING": KVPrefixPart}[kind]
+    assert version["kinds"] == ["prompt_text", part_type.kind]
+    told = done(place, "export", f"{NAME}@1", "--as", "peft", "--out", tmp_path / "out")
+    parity = told["record"]["parity"]
+    assert parity["largest_difference"] <= parity["tolerance"]
+    stored, again = (
+        load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
+        for folder in (tmp_path / "peft", tmp_path / "out")
+    )
+    assert again.equal(stored)
+    done(place, "import", tmp_path / "out", "acme/again", "--like", f"{NAME}@1", *base)
+    first, second = held(place, f"{NAME}@1").parts, held(place, "acme/again@1").parts
+    assert first[0] == second[0]
+    for one, other in zip(_tensors(first[1]), _tensors(second[1]), strict=True):
+        assert one.equal(other)
+
+
+def _tensors(part: Any) -> list[torch.Tensor]:
+    if isinstance(part, VirtualTokensPart):
+        return [part.embeddings]
+    return [*part.keys, *part.values]
+
+
+def _moved(part: Part) -> Part:
+    if isinstance(part, VirtualTokensPart):
+        return replace(part, embeddings=part.embeddings + 0.5)
+    if isinstance(part, KVPrefixPart):
+        return replace(part, values=tuple(each + 0.5 for each in part.values))
+    return part
+
+
+@pytest.mark.parametrize("method", ["soft_prompt", "prefix"])
+def test_what_stands_in_the_texts_place_comes_back_there(
+    method: str, place: Path, finished: Finished, tiny_folder: Path, tmp_path: Path
+) -> None:
+    base = ("--base", tiny_folder)
+    # Tiny fits may find nothing better than their start, which is refused as doing nothing.
+    found = load(finished.adaptation(method))
+    parts = tuple(_moved(each) for each in found.parts)
+    save(replace(found, parts=parts), tmp_path / "moved")
+    done(place, "add", tmp_path / "moved", NAME, *base)
+    done(place, "export", f"{NAME}@1", "--as", "peft", "--out", tmp_path / "out")
+    done(place, "import", tmp_path / "out", "acme/again", "--like", f"{NAME}@1", *base)
+    first, second = (
+        done(place, "show", name)["probes"]["probes"] for name in (f"{NAME}@1", "acme/again@1")
+    )
+    assert [each["answer"] for each in first] == [each["answer"] for each in second]
+    replaced = [
+        each.replaces_shared_text
+        for name in (f"{NAME}@1", "acme/again@1")
+        for each in held(place, name).parts
+        if isinstance(each, VirtualTokensPart | KVPrefixPart)
+    ]
+    assert replaced == [True, True]
 
 
 def test_a_merged_checkpoint_and_back(

@@ -1,6 +1,7 @@
 """What other tools made, as parts: PEFT checkpoints, prompts in files, merged checkpoints.
 
-    peft     a folder with adapter_config.json and adapter_model.safetensors: LoRA or prompt tuning
+    peft     a folder with adapter_config.json and adapter_model.safetensors: LoRA, prompt or
+             prefix tuning
     prompt   a text file with the instruction, or JSON with `instruction` and `demonstrations`
     merged   a folder with config.json and *.safetensors: the base with some or all tensors changed
 
@@ -14,24 +15,34 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunewise.adaptation.attach import LORA_FIELDS
 from tunewise.adaptation.bundle import Adaptation, Decoding, Provenance
+from tunewise.adaptation.export._exact import RECORD
 from tunewise.adaptation.files import tensors_of
-from tunewise.adaptation.parts import Part, PromptTextPart, VirtualTokensPart, WeightsPart
+from tunewise.adaptation.parts import (
+    KVPrefixPart,
+    Part,
+    PromptTextPart,
+    VirtualTokensPart,
+    WeightsPart,
+)
 from tunewise.adaptation.peft_format import (
     CONFIG_FILE,
     PROMPT_EMBEDDINGS,
     TENSORS_FILE,
     low_rank_part,
+    prefix_part,
 )
 from tunewise.adaptation.store import installed_versions
 from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
 from tunewise.model.fingerprint import tokenizer_hash
+from tunewise.model.prefix import compute_prefix, token_embeddings
 from tunewise.task.prompt import Demonstration, PromptText
 from tunewise.task.types import TaskSpec
 
@@ -171,23 +182,49 @@ def _from_peft(folder: Path, base: Base) -> Part:
         kind = config.get("peft_type")
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
-    if kind == "PROMPT_TUNING":
+    if kind in ("PROMPT_TUNING", "PREFIX_TUNING"):
         found = tensors.get(PROMPT_EMBEDDINGS)
-        if found is None or len(tensors) > 1:
+        if found is None or len(tensors) > 1 or found.dim() != 2:
             raise AdaptationError(
                 "the checkpoint does not hold a soft prompt",
                 found=", ".join(tensors) or "no tensor",
-                expected=PROMPT_EMBEDDINGS,
+                expected=f"{PROMPT_EMBEDDINGS}, a tensor of two axes",
             )
-        return VirtualTokensPart(found.float())
+        if kind == "PREFIX_TUNING":
+            return _prefix(found, base, replaces_text=_replaces_text(folder))
+        return VirtualTokensPart(found.float(), _replaces_text(folder))
     if kind != "LORA":
         raise AdaptationError(
             "this kind of PEFT checkpoint cannot be taken in",
             found=f"peft_type {kind!r}",
-            expected="LORA or PROMPT_TUNING",
+            expected="LORA, PROMPT_TUNING or PREFIX_TUNING",
         )
     _refuse_strange(config)
     return low_rank_part(config, tensors, base.name)
+
+
+def _replaces_text(folder: Path) -> bool:
+    """Whether what is trained stands in the text's place: only our own exports say so."""
+    try:
+        told = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return told["replaces_shared_text"] is True
+    except (OSError, ValueError, TypeError, LookupError):
+        return False
+
+
+def _prefix(flat: Tensor, base: Base, *, replaces_text: bool) -> KVPrefixPart:
+    with torch.no_grad():
+        one = compute_prefix(base, token_embeddings(base, [0]))
+    shapes = {tuple(tensor.shape) for tensor in one.tensors()}
+    columns = sum(tensor.numel() for tensor in one.tensors())
+    if len(shapes) > 1 or flat.shape[1] != columns:
+        raise AdaptationError(
+            "the keys and values do not fit the base",
+            found=f"{flat.shape[1]:,} numbers a position",
+            expected=f"{columns:,}, and layers alike",
+        )
+    heads = int(shapes.pop()[1])
+    return prefix_part(flat, layers=len(one.keys), heads=heads, replaces_text=replaces_text)
 
 
 def _refuse_strange(config: Mapping[str, Any]) -> None:

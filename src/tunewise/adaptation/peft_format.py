@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewise.adaptation.parts import LowRankPart
+from tunewise.adaptation.parts import KVPrefixPart, LowRankPart
 from tunewise.errors import AdaptationError
 
 CONFIG_FILE = "adapter_config.json"
@@ -78,6 +78,19 @@ def prefix_tuning_config(
         "task_type": "CAUSAL_LM",
         "token_dim": heads * head_width,
     }
+
+
+def prefix_part(flat: Tensor, *, layers: int, heads: int, replaces_text: bool) -> KVPrefixPart:
+    """Keys and values from the tensor of a prefix-tuning checkpoint.
+
+    Args:
+        flat: (P, 2 x layers x H x head width): of a layer the keys, then the values.
+        layers: of the base model.
+        heads: H, the key/value heads.
+        replaces_text: see `KVPrefixPart`.
+    """
+    apart = flat.float().reshape(len(flat), 2 * layers, heads, -1).permute(1, 2, 0, 3).contiguous()
+    return KVPrefixPart(tuple(apart[0::2]), tuple(apart[1::2]), replaces_text)
 
 
 def json_safe(value: Any) -> Any:

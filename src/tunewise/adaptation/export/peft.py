@@ -49,6 +49,7 @@ from tunewise.adaptation.parts import (
     Part,
     PromptTextPart,
     VirtualTokensPart,
+    text_replaced,
 )
 from tunewise.adaptation.peft_format import (
     CONFIG_FILE,
@@ -87,6 +88,7 @@ class PeftFormat:
             placeholder=mark,
             same_tokens_in_one_go=same_tokens(source, renderer),
             folders=folders,
+            replaces_shared_text=text_replaced(source.adaptation.parts),
             parity=parity,
         )
         return {**files, TEXT: text.encode("utf-8"), RECORD: json_bytes(record, "export")}
