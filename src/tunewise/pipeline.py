@@ -84,8 +84,7 @@ def compare(
         RunError: it could not finish; the same command goes on from there.
     """
     chosen, settings = methods_of(config)
-    price = None if priorities is None else priorities.price_an_hour
-    questions = questions_of(config, price)
+    questions = questions_of(config, priorities)
     task = load_task(config.source, config.options)
     plan = config.plan(task.data_hash)
     check_out(out, plan)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tunewise.asking import Asked
 from tunewise.climb import at_most
+from tunewise.compare.priorities import Priorities
 from tunewise.compare.wording import plural
 from tunewise.config import ALL_QUESTIONS, RunConfig, check_budget, parse_budget, parse_time
 from tunewise.errors import ConfigError, DataError
@@ -85,12 +86,12 @@ def jobs_of(
     return asked, skipped
 
 
-def questions_of(config: RunConfig, price_an_hour: float | None = None) -> list[Asked]:
+def questions_of(config: RunConfig, priorities: Priorities | None = None) -> list[Asked]:
     """What is asked after the comparison, with its settings.
 
     Args:
         config: of the run.
-        price_an_hour: of the machine; for questions that have a price and are given none.
+        priorities: the price among them is for questions that have one and are given none.
 
     Raises:
         InputError: a name or a setting is not known.
@@ -99,7 +100,8 @@ def questions_of(config: RunConfig, price_an_hour: float | None = None) -> list[
     given = config.question_settings
     named = list(known) if config.questions in (None, ALL_QUESTIONS) else config.questions
     found = {name: QUESTIONS.find(name) for name in (*named, *given)}
-    priced = {} if price_an_hour is None else {_PRICE: price_an_hour}
+    price = None if priorities is None else priorities.price_an_hour
+    priced = {} if price is None else {_PRICE: price}
     asked = []
     for name in named:
         has_price = _PRICE in found[name].Settings.model_fields

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tunewise.adaptation.judge import sample_rows
 from tunewise.measure.evidence import Measurement, absent
-from tunewise.measure.questions._again import fit_in_turns, results_on, share_of
+from tunewise.measure.questions._again import Outcome, fit_in_turns, results_on, share_of
 from tunewise.measure.questions._contract import QuestionContext, Subject
 from tunewise.measure.questions._subsets import nested_order
 from tunewise.numerics.intervals import mean_interval
@@ -120,17 +120,19 @@ def with_label(
             "on test rows of other labels, after minus before the label came",
             change.low, change.high, higher_is_better=True, **common,
         ),
-        *(
-            Measurement(
-                f"new_label_{what}", name, what, value, 1,
-                "of going on with the rows of the label; n: fits",
-                higher_is_better=False, **common,
-            )
-            for what, value in (
-                ("token_passes", float(after.token_passes)), ("seconds", after.seconds),
-            )
-        ),
+        *_took(name, after, common),
     ]  # fmt: skip
+
+
+def _took(name: str, after: Outcome, common: Mapping[str, Any]) -> list[Measurement]:
+    how = "of going on with the rows of the label; n: fits"
+    costs = {"token_passes": float(after.token_passes), "seconds": after.seconds}
+    return [
+        Measurement(
+            f"new_label_{what}", name, what, value, 1, how, higher_is_better=False, **common
+        )
+        for what, value in costs.items()
+    ]
 
 
 def _own(subject: Subject, rows: Sequence[Row], marked: NDArray[np.bool_]) -> list[float]:

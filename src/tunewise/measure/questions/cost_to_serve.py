@@ -135,8 +135,7 @@ def _memory_bytes(base: Base, adaptation: Adaptation, predictor: Predictor) -> i
 def _of_entry(
     name: str, subject: Subject, rounds: Sequence[Mapping[str, Any]]
 ) -> list[Measurement]:
-    record = subject.record
-    seeds = (record.seed,)
+    record, seeds = subject.record, (subject.record.seed,)
     found = [
         Measurement(
             "prompt_tokens_per_request",
