@@ -12,6 +12,7 @@ from tunewise.cli.options import json_option
 from tunewise.cli.registry_add import add_command, measure_command
 from tunewise.cli.registry_exchange import export_command, import_command
 from tunewise.cli.registry_place import opened, place_options, who
+from tunewise.cli.registry_recipe import recipe_command
 from tunewise.cli.registry_show import emit, show_list, show_version
 from tunewise.errors import ConfigError, RegistryError
 
@@ -23,7 +24,7 @@ def registry_group() -> None:
     """Keep adaptations under names, in versions; promote, go back, retire."""
 
 
-for command in (add_command, measure_command, export_command, import_command):
+for command in (add_command, measure_command, recipe_command, export_command, import_command):
     registry_group.add_command(command)
 
 

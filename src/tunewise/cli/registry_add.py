@@ -48,6 +48,8 @@ _RECORD = "adaptation.json"
 def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> None:
     """Register the ADAPTATION in a folder as the next version of NAME (tenant/name).
 
+    A task file (TOML) with tables of methods is a recipe, and is registered as one.
+
     It is checked byte by byte and asked a few texts beside its base: one that answers as the base
     does is refused. Scores that its run measured are stored with it. With --no-probes nothing is
     computed; a --base that is named then must still be the one it was made for.
@@ -62,7 +64,10 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
             fix=f"tunewise registry add {name} {adaptation}",
         )
     parsed, actor = parse_name(name), who(values["actor"])
-    check_stored(adaptation)
+    if adaptation.suffix != ".toml":
+        check_stored(adaptation)
+    else:
+        _check_recipe(adaptation)
     from tunewise.serve.registry.publish import Registration
 
     if values["no_probes"] and values["probes"] is not None:
@@ -101,6 +106,16 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
             click.echo(f"to serve it by its name: tunewise registry promote {version}", err=True)
 
 
+def _check_recipe(file: Path) -> None:
+    """Refuse methods and settings that are not known, as a run would."""
+    from tunewise.methods._contract import parse_settings
+    from tunewise.methods._registry import find_method
+    from tunewise.task.recipe import read_recipe
+
+    for name, settings in read_recipe(file).methods.items():
+        parse_settings(find_method(name), settings)
+
+
 def _fingerprint(base: str | None) -> str | None:
     """Of the base that an adaptation must be for; None where none is named."""
     if base is None:
@@ -122,7 +137,7 @@ def measure_command(reference: str, data: str | None, as_json: bool, **values: A
     """Measure a version on the rows of DATA and store its scores, row by row."""
     from tunewise.cli.progress import bars
     from tunewise.serve.registry.gate import rows_hash
-    from tunewise.serve.registry.intake import check_folder
+    from tunewise.serve.registry.intake import adaptation_in
     from tunewise.steps import base_for, measure, score_summary
     from tunewise.task.task import rows_from
 
@@ -131,7 +146,7 @@ def measure_command(reference: str, data: str | None, as_json: bool, **values: A
     with opened(rest["place"], rest["files"]) as registry:
         version = registry.version(reference)
         with registry.in_use(version, f"measuring, {who(rest['actor'])}", 3600.0):
-            loaded = check_folder(registry.folder(version), version.digest)
+            loaded = adaptation_in(registry.folder(version), version.digest)
             say = partial(click.echo, err=True)
             rows = rows_from(source, options, loaded.spec, say=say)
             base = base_for(loaded, rest["base"], rest["dtype"])

@@ -140,12 +140,12 @@ def _task(
 
 def _like(registry: Registry, given: str) -> Any:
     from tunewise.adaptation.store import load
-    from tunewise.serve.registry.intake import check_folder
+    from tunewise.serve.registry.intake import adaptation_in
 
     if (Path(given) / "adaptation.json").is_file():
         return load(Path(given))
     version = registry.version(given)
-    return check_folder(registry.folder(version), version.digest)
+    return adaptation_in(registry.folder(version), version.digest)
 
 
 def _spec(own: dict[str, str | None]) -> tuple[TaskSpec, Decoding]:

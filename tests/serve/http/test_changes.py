@@ -17,6 +17,8 @@ from tunewise.adaptation.store import save
 from tunewise.errors import AdaptationError
 from tunewise.serve.http.archive import unpack
 from tunewise.serve.registry.aliases import Promotion
+from tunewise.serve.registry.names import Name
+from tunewise.serve.registry.publish import Registration
 
 Files = dict[str, bytes]
 
@@ -41,6 +43,18 @@ def ask(house: House, model: str, tenant: str = "acme") -> tuple[int, str]:
         answer = client.post("/v1/completions", json=body)
     content = answer.json()
     return answer.status_code, content["choices"][0]["text"] if answer.is_success else ""
+
+
+def test_a_recipe_is_fitted_and_not_served(house: House, tmp_path: Path) -> None:
+    (tmp_path / "how.toml").write_text("[methods.lora]\n")
+    house.registry.add(tmp_path / "how.toml", Registration(Name("acme", "how"), "test"))
+    house.registry.promote("acme/how@1", "test", Promotion(reason="the way we do it"))
+    for model in ("acme/how", "acme/how@1"):
+        assert ask(house, model) == (404, "")
+    assert ask(house, "acme/tickets") == (200, "[acme one] x")
+    with house.client() as client:
+        upload = zipped({"recipe.json": b"{}"})
+        assert client.post("/v1/adaptations/how", content=upload).status_code == 400
 
 
 def test_a_version_lives_from_upload_to_retirement(house: House, tmp_path: Path) -> None:

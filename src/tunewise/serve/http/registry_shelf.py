@@ -23,7 +23,7 @@ from tunewise.serve.http.shelf import Choice, Hold, Listed
 from tunewise.serve.registry.aliases import Promotion
 from tunewise.serve.registry.names import Name
 from tunewise.serve.registry.publish import Check, Registration
-from tunewise.serve.registry.records import Alias, Resolved, Version
+from tunewise.serve.registry.records import RECIPE, Alias, Resolved, Version
 from tunewise.serve.registry.registry import LEASE_SECONDS, Registry
 from tunewise.serve.registry.trials import Trial
 
@@ -253,6 +253,12 @@ class RegistryShelf:
 
 def _choice(found: Resolved) -> Choice:
     version = found.version
+    if RECIPE in version.kinds:
+        raise NotRegisteredError(
+            "a recipe is fitted and not served",
+            found=str(version),
+            fix="fit by it, and register what is found",
+        )
     return Choice(version.name.tenant, version.name.name, version.number, version.digest, found)
 
 

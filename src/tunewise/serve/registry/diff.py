@@ -19,18 +19,37 @@ from tunewise.adaptation.parts import (
     VirtualTokensPart,
     WeightsPart,
 )
+from tunewise.errors import RegistryError
 from tunewise.task.prompt import PromptText
+from tunewise.task.recipe import Recipe
 
 _LISTED = 20
 
 
-def difference(old: Adaptation, new: Adaptation) -> dict[str, Any]:
+def difference(old: Adaptation | Recipe, new: Adaptation | Recipe) -> dict[str, Any]:
     """What the second has other than the first; what is the same is left out.
 
     Returns:
         JSON values: `parts` by kind, `prompt` as a unified diff, `tensors` by part, and the fields
-        of `decoding`, `task` and `made` with their two values.
+        of `decoding`, `task` and `made` with their two values. Of recipes the fields of their
+        tables.
+
+    Raises:
+        RegistryError: one is a recipe and the other is not.
     """
+    if isinstance(old, Adaptation) and isinstance(new, Adaptation):
+        return _between(old, new)
+    if isinstance(old, Recipe) and isinstance(new, Recipe):
+        pairs = {name: _fields(first, asdict(new)[name]) for name, first in asdict(old).items()}
+        return {name: changed for name, changed in pairs.items() if changed}
+    raise RegistryError(
+        "a recipe and an adaptation are not alike enough to be compared",
+        expected="two of one kind",
+        fix="`tunewise registry recipe` prints the recipe of either",
+    )
+
+
+def _between(old: Adaptation, new: Adaptation) -> dict[str, Any]:
     found: dict[str, Any] = {}
     kinds = {"only_old": _less(old.kinds, new.kinds), "only_new": _less(new.kinds, old.kinds)}
     if any(kinds.values()):

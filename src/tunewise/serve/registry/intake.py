@@ -1,4 +1,7 @@
-"""What is let into the registry: a folder copied to a private place and checked byte by byte."""
+"""What is let into the registry: copied to a private place and checked byte by byte.
+
+It is an adaptation, from its folder, or a recipe, from a task file.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,16 @@ from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.folder import files_in, write_folder
 from tunewise.adaptation.store import fingerprint_of_folder, load
 from tunewise.errors import AdaptationError, CorruptAdaptationError
+from tunewise.task.recipe import (
+    RECIPE_FILE,
+    Recipe,
+    read_recipe,
+    recipe_bytes,
+    recipe_digest,
+    stored_recipe,
+)
 
+RECIPE_SUFFIX = ".toml"
 KEPT = (".json", ".safetensors")
 # Endings and first bytes of files that run code when Python or PyTorch reads them.
 RUNS_CODE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".npy", ".py")
@@ -18,16 +30,16 @@ PICKLE_STARTS = (*(b"\x80" + bytes([protocol]) for protocol in range(2, 6)), b"P
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A checked adaptation in a private folder.
+    """A checked adaptation or recipe in a private folder.
 
     Attributes:
-        adaptation: as loaded.
+        content: as loaded.
         digest: its content hash.
         folder: where its files lie.
         bytes: of all files.
     """
 
-    adaptation: Adaptation
+    content: Adaptation | Recipe
     digest: str
     folder: Path
     bytes: int
@@ -37,7 +49,7 @@ def take_in(source: Path, private: Path, base_fingerprint: str | None = None) ->
     """Copy a folder and check the copy, so that nothing can change between check and use.
 
     Args:
-        source: a folder that `adaptation.store` wrote.
+        source: a folder that `adaptation.store` wrote, or a task file that is a recipe.
         private: absent; nothing else writes there.
         base_fingerprint: of the base it must be for; None for any.
 
@@ -46,8 +58,14 @@ def take_in(source: Path, private: Path, base_fingerprint: str | None = None) ->
         CorruptAdaptationError: a byte differs, a tensor has an unexpected name or shape, or a
             file is missing or was added.
         WrongBaseError: it is for another base.
+        ConfigError: the task file is no recipe.
         StorageError: the disk is full or refuses.
     """
+    if source.is_file() and source.suffix == RECIPE_SUFFIX:
+        recipe = read_recipe(source)
+        data = recipe_bytes(recipe)
+        write_folder({RECIPE_FILE: data}, private)
+        return Candidate(recipe, recipe_digest(data), private, len(data))
     if source.is_dir():
         _refuse_code(source)
         names = files_in(source)
@@ -61,7 +79,23 @@ def take_in(source: Path, private: Path, base_fingerprint: str | None = None) ->
     raise AdaptationError("no adaptation is stored there", found=str(source))
 
 
-def check_folder(folder: Path, digest: str) -> Adaptation:
+def adaptation_in(folder: Path, digest: str) -> Adaptation:
+    """As `check_folder`, where an adaptation is needed.
+
+    Raises:
+        AdaptationError: it is a recipe.
+    """
+    found = check_folder(folder, digest)
+    if isinstance(found, Recipe):
+        raise AdaptationError(
+            "this is a recipe, and no adaptation",
+            expected="what a fit has found",
+            fix="`tunewise registry recipe` prints it; fit by it with `tunewise fit --task FILE`",
+        )
+    return found
+
+
+def check_folder(folder: Path, digest: str) -> Adaptation | Recipe:
     """Load what is stored under a content hash, every byte checked.
 
     Raises:
@@ -74,8 +108,12 @@ def check_folder(folder: Path, digest: str) -> Adaptation:
             expected="the folder as it was registered",
             fix="register the same adaptation again: that puts its files back",
         )
-    adaptation = load(folder)
-    found = fingerprint_of_folder(folder)
+    content: Adaptation | Recipe
+    if (folder / RECIPE_FILE).is_file():
+        data = _read(folder / RECIPE_FILE)
+        content, found = stored_recipe(data), recipe_digest(data)
+    else:
+        content, found = load(folder), fingerprint_of_folder(folder)
     if found != digest:
         raise CorruptAdaptationError(
             "the files of a registered adaptation are those of another",
@@ -83,7 +121,7 @@ def check_folder(folder: Path, digest: str) -> Adaptation:
             expected=digest,
             fix="register the same adaptation again: that puts its files back",
         )
-    return adaptation
+    return content
 
 
 def _refuse_code(source: Path) -> None:

@@ -22,7 +22,8 @@ from tunewise.serve.registry.files import Files
 from tunewise.serve.registry.intake import Candidate, check_folder, take_in
 from tunewise.serve.registry.lookup import find_version
 from tunewise.serve.registry.names import Name, Reference
-from tunewise.serve.registry.records import READY, RETIRED, Version
+from tunewise.serve.registry.records import READY, RECIPE, RETIRED, Version
+from tunewise.task.recipe import Recipe
 
 WRITING, STORED, REMOVING = "writing", "stored", "removing"
 Check = Callable[[Adaptation], Mapping[str, Any]]
@@ -58,12 +59,12 @@ def add(
     registration: Registration,
     clock: Callable[[], float],
 ) -> Version:
-    """Check and register an adaptation; one that is registered already is not registered twice.
+    """Check and register an adaptation or a recipe; what is registered already is not once more.
 
     Args:
         database: the tables.
         files: where files lie.
-        source: folder of the adaptation.
+        source: folder of the adaptation, or a recipe's task file.
         registration: what is said about it.
         clock: seconds since 1970.
 
@@ -79,8 +80,8 @@ def add(
     with files.incoming() as private:
         candidate = take_in(source, private, registration.base_fingerprint)
         report = None
-        if registration.check is not None:
-            report = dict(registration.check(candidate.adaptation))
+        if registration.check is not None and isinstance(candidate.content, Adaptation):
+            report = dict(registration.check(candidate.content))
         with database.write(changes=False) as connection:
             lease = _announce(connection, candidate, registration, clock())
         try:
@@ -226,14 +227,38 @@ def _next_number(connection: Connection, name: Name, now: float) -> int:
 def _columns(
     candidate: Candidate, registration: Registration, number: int, now: float
 ) -> dict[str, Any]:
-    made, spec = candidate.adaptation.provenance, candidate.adaptation.spec
     return {
         "tenant": registration.name.tenant,
         "name": registration.name.name,
         "number": number,
         "digest": candidate.digest,
         "state": READY,
-        "kinds": list(candidate.adaptation.kinds),
+        **_facts(candidate.content),
+        "run": registration.run,
+        "notes": registration.notes,
+        "bytes": candidate.bytes,
+        "created_at": now,
+        "created_by": registration.actor,
+        "retired_at": None,
+    }
+
+
+def _facts(content: Adaptation | Recipe) -> dict[str, Any]:
+    """What a version tells of what it is; a recipe has no base, no rows and no parent."""
+    if isinstance(content, Recipe):
+        told = {name: str(content.options.get(name, "")) for name in ("name", "kind", "metric")}
+        return {
+            "kinds": [RECIPE],
+            "method": ", ".join(content.methods),
+            "task": told["name"],
+            "task_kind": told["kind"],
+            "metric": told["metric"],
+            **dict.fromkeys(("base_name", "base_fingerprint", "data_hash"), ""),
+            "parent": None,
+        }
+    made, spec = content.provenance, content.spec
+    return {
+        "kinds": list(content.kinds),
         "method": made.method,
         "task": spec.name,
         "task_kind": str(spec.kind),
@@ -242,10 +267,4 @@ def _columns(
         "base_fingerprint": made.base_fingerprint,
         "data_hash": made.data_hash,
         "parent": made.start,
-        "run": registration.run,
-        "notes": registration.notes,
-        "bytes": candidate.bytes,
-        "created_at": now,
-        "created_by": registration.actor,
-        "retired_at": None,
     }

@@ -10,6 +10,8 @@ from typing import Any
 from tunewise.serve.registry.names import Name
 
 READY, RETIRED = "ready", "retired"
+RECIPE = "recipe"
+"""Stands among the kinds of a version that is a recipe, alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Version:
         number: 1, 2, ... in the order of registration under this name.
         digest: content hash of the adaptation, 64 hexadecimal digits.
         state: "ready" or "retired".
-        kinds: its kinds of part.
+        kinds: its kinds of part, or `RECIPE`.
         method: that found it.
         task: name of the task; task_kind: what an answer is; metric: how answers are scored.
         base_name: of the base it was made for, with `base_fingerprint`.

@@ -1,0 +1,65 @@
+"""registry recipe: how a version was found, as a task file for the next fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tunewise.cli.options import json_option
+from tunewise.cli.registry_place import opened, place_options
+from tunewise.errors import AdaptationError
+
+if TYPE_CHECKING:
+    from tunewise.adaptation.bundle import Provenance
+
+_IMPORTED = "import"
+
+
+@click.command("recipe", short_help="Print the recipe of a version, as a task file.")
+@click.argument("reference")
+@place_options
+@json_option
+def recipe_command(reference: str, as_json: bool, **values: Any) -> None:
+    """Print how a version was found, as a task file: by it other rows are fitted the same way.
+
+    REFERENCE is a recipe that was registered, or an adaptation, whose own recipe is printed.
+    """
+    from tunewise.serve.registry.intake import check_folder
+    from tunewise.task.recipe import Recipe, recipe_for, recipe_toml
+
+    with opened(values["place"], values["files"]) as registry:
+        version = registry.version(reference)
+        content = check_folder(registry.folder(version), version.digest)
+    heading = ""
+    if isinstance(content, Recipe):
+        recipe = content
+    else:
+        made = content.provenance
+        if made.method == _IMPORTED:
+            raise AdaptationError(
+                "this was taken in from elsewhere, and nobody knows its recipe", found=str(version)
+            )
+        recipe = recipe_for(content.spec, made.method, made.settings)
+        heading = _heading(made, str(version))
+    if as_json:
+        click.echo(json.dumps(asdict(recipe), ensure_ascii=False))
+    else:
+        click.echo(heading + recipe_toml(recipe), nl=False)
+
+
+def _heading(made: Provenance, version: str) -> str:
+    """What a task file has no keys for, as a comment."""
+    work = made.work
+    passes = work["forward_tokens"] + work["backward_tokens"]
+    method = f'"{made.method}"' if ">" in made.method else made.method
+    told = [
+        f"{version} took {passes:,} token passes. The same way on other rows:",
+        f"tunewise fit {method} DATA --task THIS_FILE --seed {made.seed} "
+        f"--base {made.base_name} --dtype {made.dtype}",
+    ]
+    if made.start is not None:
+        told.append(f"It began at another adaptation (--start): {made.start}")
+    return "".join(f"# {line}\n" for line in told)

@@ -1,0 +1,114 @@
+"""Recipes: task files in the registry, and the recipe of every adaptation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Finished
+from tests.cli.terminal import tunewise
+from tests.cli.test_registry_exchange import done, registry
+
+from tunewise.adaptation.store import fingerprint_of_folder
+
+HOW = "acme/how"
+TEXT = """instruction = "Good or bad?"
+
+[methods.lora]
+rank = 2
+
+[methods."prompt_search>lora"]
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "registry"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "how.toml").write_text(TEXT)
+    return tmp_path / "how.toml"
+
+
+def test_a_recipe_has_versions_and_aliases(place: Path, file: Path, tmp_path: Path) -> None:
+    first = done(place, "add", file, HOW)
+    assert (first["number"], first["kinds"]) == (1, ["recipe"])
+    assert first["method"] == "lora, prompt_search>lora"
+    # The same recipe in other words of TOML is the same content.
+    file.write_text("# now with a remark\n" + TEXT.replace("rank = 2", "rank   = 2"))
+    assert done(place, "add", file, HOW)["number"] == 1
+    file.write_text(TEXT.replace("rank = 2", "rank = 4"))
+    assert done(place, "add", file, HOW)["number"] == 2
+    changed = done(place, "diff", f"{HOW}@1", f"{HOW}@2")
+    assert changed["methods"] == {"lora.rank": {"old": 2, "new": 4}}
+    assert registry(place, "promote", f"{HOW}@2").code == 2
+    done(place, "promote", f"{HOW}@2", "--reason", "rank 2 was too few")
+    told = tunewise("registry", "recipe", HOW, "--registry", place)
+    assert told.code == 0
+    (tmp_path / "again.toml").write_text(told.out)
+    assert done(place, "add", tmp_path / "again.toml", HOW)["number"] == 2
+    assert done(place, "verify")["faults"] == []
+
+
+def test_a_changed_byte_of_a_recipe_is_found(place: Path, file: Path) -> None:
+    folder = Path(done(place, "show", f"{done(place, 'add', file, HOW)['name']}@1")["folder"])
+    stored = folder / "recipe.json"
+    stored.write_text(stored.read_text().replace('"rank": 2', '"rank": 3'))
+    assert registry(place, "verify").code != 0
+    assert registry(place, "recipe", f"{HOW}@1").code == 2
+    # Registering it again puts the bytes back.
+    done(place, "add", file, HOW)
+    assert done(place, "verify")["faults"] == []
+
+
+def test_the_recipe_of_an_adaptation_finds_it_again(
+    place: Path, finished: Finished, tiny_folder: Path, tmp_path: Path
+) -> None:
+    made = finished.adaptation("few_shot")
+    done(place, "add", made, "acme/tickets", "--base", tiny_folder)
+    told = tunewise("registry", "recipe", "acme/tickets@1", "--registry", place)
+    assert told.code == 0
+    assert "# tunewise fit few_shot DATA --task THIS_FILE --seed 0" in told.out
+    (tmp_path / "how.toml").write_text(told.out)
+    flags = ("--task", tmp_path / "how.toml", "--budget", "20k", "--base", tiny_folder)
+    again = tunewise("fit", "few_shot", finished.data, "--out", tmp_path / "again", *flags)
+    assert again.code == 0, again.err
+    assert fingerprint_of_folder(tmp_path / "again") == fingerprint_of_folder(made)
+
+
+BAD = {
+    "no method": ('instruction = "x"', "no recipe"),
+    "unknown method": ("[methods.lorra]", "lorra"),
+    "unknown setting": ("[methods.lora]\nrnak = 2", "rnak"),
+    "value": ('[methods.lora]\nrank = "two"', "rank"),
+    "unknown key": ("instructoin = 'x'\n[methods.lora]", "instructoin"),
+    "no toml": ("[methods.lora", "TOML"),
+    "binary": ("\x00", "TOML"),
+}
+
+
+@pytest.mark.parametrize(("text", "word"), BAD.values(), ids=BAD)
+def test_what_is_no_recipe_is_refused(text: str, word: str, place: Path, file: Path) -> None:
+    file.write_text(text)
+    found = registry(place, "add", file, HOW)
+    assert found.code == 2
+    assert word in str(found.json)
+    assert done(place, "list") == []
+
+
+def test_a_recipe_is_no_adaptation(
+    place: Path, file: Path, finished: Finished, tiny_folder: Path, tmp_path: Path
+) -> None:
+    done(place, "add", file, HOW)
+    done(place, "add", finished.adaptation("few_shot"), "acme/tickets", "--base", tiny_folder)
+    for arguments in (
+        ("measure", f"{HOW}@1", finished.data, "--base", tiny_folder),
+        ("export", f"{HOW}@1", "--as", "text", "--out", tmp_path / "out"),
+        ("diff", f"{HOW}@1", "acme/tickets@1"),
+    ):
+        found = registry(place, *arguments)
+        assert found.code == 2, arguments
+        assert "recipe" in str(found.json)
+    assert not (tmp_path / "out").exists()
