@@ -47,7 +47,10 @@ def test_a_recipe_has_versions_and_aliases(place: Path, file: Path, tmp_path: Pa
     done(place, "promote", f"{HOW}@2", "--reason", "rank 2 was too few")
     told = tunewise("registry", "recipe", HOW, "--registry", place)
     assert told.code == 0
-    (tmp_path / "again.toml").write_text(told.out)
+    done(place, "recipe", HOW, "--out", tmp_path / "again.toml")
+    assert (tmp_path / "again.toml").read_text() == told.out
+    assert registry(place, "recipe", HOW, "--out", tmp_path / "again.toml").code == 2
+    assert registry(place, "recipe", HOW, "--out", tmp_path / "none" / "x.toml").code == 3
     assert done(place, "add", tmp_path / "again.toml", HOW)["number"] == 2
     assert done(place, "verify")["faults"] == []
 

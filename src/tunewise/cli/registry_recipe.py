@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tunewise.cli.options import json_option
 from tunewise.cli.registry_place import opened, place_options
-from tunewise.errors import AdaptationError
+from tunewise.errors import AdaptationError, ConfigError, StorageError
 
 if TYPE_CHECKING:
     from tunewise.adaptation.bundle import Provenance
@@ -20,9 +21,10 @@ _IMPORTED = "import"
 
 @click.command("recipe", short_help="Print the recipe of a version, as a task file.")
 @click.argument("reference")
+@click.option("--out", type=click.Path(path_type=Path), help="new file for it  [default: print it]")
 @place_options
 @json_option
-def recipe_command(reference: str, as_json: bool, **values: Any) -> None:
+def recipe_command(reference: str, out: Path | None, as_json: bool, **values: Any) -> None:
     """Print how a version was found, as a task file: by it other rows are fitted the same way.
 
     REFERENCE is a recipe that was registered, or an adaptation, whose own recipe is printed.
@@ -44,10 +46,26 @@ def recipe_command(reference: str, as_json: bool, **values: Any) -> None:
             )
         recipe = recipe_for(content.spec, made.method, made.settings)
         heading = _heading(made, str(version))
+    if out is not None:
+        _write(out, heading + recipe_toml(recipe))
     if as_json:
         click.echo(json.dumps(asdict(recipe), ensure_ascii=False))
-    else:
+    elif out is None:
         click.echo(heading + recipe_toml(recipe), nl=False)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8") as target:
+            target.write(text)
+    except FileExistsError as error:
+        raise ConfigError(
+            "the file is there already", found=str(file), fix="name another, or remove it"
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            "the recipe cannot be written", found=f"{file}: {error.strerror}"
+        ) from error
 
 
 def _heading(made: Provenance, version: str) -> str:
