@@ -1,7 +1,7 @@
 # make setup   the environment in .venv, the default base model, the demo's data
 # make demo    the main job on real data: a table, a recommendation, a report
 # make bench   fitting and measuring beside PEFT, TRL and lm-evaluation-harness (about 40 minutes)
-# make bench-serve  serving beside transformers and PEFT (about 15 minutes)
+# make bench-serve  serving beside transformers and PEFT, and over HTTP (about 20 minutes)
 # make results the whole runs on real data that docs/results.md shows (some hours)
 # make claims  docs/claims.md, from the runs that are there
 # make test    style, types and tests
@@ -62,6 +62,7 @@ bench: setup
 
 bench-serve: setup
 	@$(PYTHON) -m benchmarks.serving
+	@$(PYTHON) -m benchmarks.serving_http
 
 results: setup
 	@$(PYTHON) -m benchmarks.whole_runs

@@ -1,9 +1,10 @@
 """What HTTP costs: `python -m benchmarks.serving_http` writes benchmarks/serving_http.md.
 
 A server is a process of its own; this one loads it over the loopback, and a third runs the same
-rows through the same engine without HTTP. The two take turns. What is compared is processor time
-of the server and of the bare engine, one thread each, which other work on the machine disturbs
-least; tokens a second and latencies are what the clock said meanwhile.
+rows through the same engine without HTTP. The adaptations are those of `benchmarks.serving`. The
+two take turns. What is compared is processor time of the server and of the bare engine, one thread
+each, which other work on the machine disturbs least; tokens a second and latencies are what the
+clock said meanwhile.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ import httpx2 as httpx
 import psutil
 
 from benchmarks import machine
+from benchmarks.serving_load import KINDS
 
 PAGE = Path(__file__).resolve().parent / "serving_http.md"
 ADAPTATIONS, NEW_TOKENS = 16, 32
+ALONE, MIXED = "base alone, 16 streams", "64 adaptations of four kinds, 16 streams"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -57,10 +60,14 @@ def text_of(number: int) -> str:
     )
 
 
+def name_of(kind: str, number: int) -> str:
+    """What an adaptation is called."""
+    return f"{kind.replace('_', '-')}{number}"
+
+
 def prepare(folder: Path, base_name: str) -> str:
-    """A registry with sixteen instructions in production; returns a key."""
-    from tunewise.adaptation.bundle import Adaptation, Decoding, Provenance
-    from tunewise.adaptation.parts import PromptTextPart
+    """A registry with sixteen adaptations of each kind in production; returns a key."""
+    from benchmarks.serving_load import adaptations
     from tunewise.adaptation.store import save
     from tunewise.model.base import load_base
     from tunewise.serve.registry.aliases import Promotion
@@ -69,21 +76,15 @@ def prepare(folder: Path, base_name: str) -> str:
     from tunewise.serve.registry.registry import Registry
     from tunewise.serve.tenants.records import parse_grant
     from tunewise.serve.tenants.store import TenantStore
-    from tunewise.task.prompt import PromptText
-    from tunewise.task.types import Kind, TaskSpec
 
-    base = load_base(base_name)
-    dtype = base.dtype_name
-    made = Provenance("text", {}, 0, base.name, base.fingerprint, dtype, "d" * 64, {}, {})
     registry = Registry.open(str(folder))
-    for number in range(ADAPTATIONS):
-        told = f"You are clerk {number}. Answer the customer in two short sentences."
-        spec = TaskSpec("tickets", Kind.GENERATION, told, (), "rouge_l")
-        part = PromptTextPart(PromptText(told))
-        source = folder / f"made{number}"
-        save(Adaptation((part,), Decoding("free", max_new_tokens=NEW_TOKENS), spec, made), source)
-        registry.add(source, Registration(Name("acme", f"a{number}"), "benchmark"))
-        registry.promote(f"acme/a{number}@1", "benchmark", Promotion(reason="a benchmark"))
+    for kind, made in adaptations(load_base(base_name), ADAPTATIONS).items():
+        for number, adaptation in enumerate(made):
+            source = folder / f"made-{kind}{number}"
+            save(adaptation, source)
+            name = name_of(kind, number)
+            registry.add(source, Registration(Name("acme", name), "benchmark"))
+            registry.promote(f"acme/{name}@1", "benchmark", Promotion(reason="a benchmark"))
     registry.close()
     store = TenantStore(str(folder / "keys.db"))
     store.set_tenant("acme")
@@ -248,9 +249,9 @@ async def small(address: str, key: str, count: int) -> dict[str, float]:
     async with httpx.AsyncClient(base_url=address, headers=headers, timeout=60) as client:
         for name, path in (
             ("no work (`/healthz`)", "/healthz"),
-            ("a name resolved (`/v1/models/acme/a1`)", "/v1/models/acme/a1"),
-            ("a name of another tenant", "/v1/models/beta/a1"),
-            ("sixteen names listed (`/v1/models`)", "/v1/models"),
+            ("a name resolved (`/v1/models/acme/low-rank1`)", "/v1/models/acme/low-rank1"),
+            ("a name of another tenant", "/v1/models/beta/low-rank1"),
+            ("64 names listed (`/v1/models`)", "/v1/models"),
         ):
             seen = []
             for _ in range(count):
@@ -271,11 +272,14 @@ def main() -> None:
     if given.bare is not None:
         bare(Path(given.bare[0]), given.bare[1])
         return
-    mixed = [f"acme/a{number}" for number in range(ADAPTATIONS)]
+    names = {kind: [f"acme/{name_of(kind, n)}" for n in range(ADAPTATIONS)] for kind in KINDS}
+    texts = names["prompt_text"]
+    every = [each for together in zip(*names.values(), strict=True) for each in together]
     works = {
         "base alone, 1 stream": (["base"] * 4, 1),
-        "base alone, 16 streams": (["base"] * 32, 16),
-        "16 adaptations of text, 16 streams": (mixed * 2, 16),
+        ALONE: (["base"] * 32, 16),
+        "16 adaptations of text, 16 streams": (texts * 2, 16),
+        MIXED: (every, 16),
     }
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -284,9 +288,9 @@ def main() -> None:
         pairs: dict[str, list[tuple[Cost, Cost]]] = {name: [] for name in works}
         try:
             with server(folder, given.base) as (process, address):
-                cold = asyncio.run(load(address, key, mixed, 1, process))
-                engine.run(mixed, 1)
-                warm = asyncio.run(load(address, key, mixed, 1, process))
+                cold = asyncio.run(load(address, key, texts, 1, process))
+                engine.run(texts, 1)
+                warm = asyncio.run(load(address, key, texts, 1, process))
                 for _ in range(given.rounds):
                     for name, (models, streams) in works.items():
                         http = asyncio.run(load(address, key, models, streams, process))
@@ -296,11 +300,19 @@ def main() -> None:
             engine.close()
     rows = [compared(name, pairs[name], len(works[name][0])) for name in works]
     switch = statistics.median(cold.first) - statistics.median(warm.first)
-    _write(given, rows, times, 1000 * switch)
+    shares = [
+        (mixed.tokens / mixed.processor_seconds) / (alone.tokens / alone.processor_seconds)
+        for (mixed, _), (alone, _) in zip(pairs[MIXED], pairs[ALONE], strict=True)
+    ]
+    _write(given, rows, times, 1000 * switch, shares)
 
 
 def _write(
-    given: argparse.Namespace, rows: list[str], times: dict[str, float], switch_ms: float
+    given: argparse.Namespace,
+    rows: list[str],
+    times: dict[str, float],
+    switch_ms: float,
+    shares: Sequence[float],
 ) -> None:
     lines = [
         "# What HTTP costs",
@@ -312,12 +324,15 @@ def _write(
         "",
         f"Each answer has at most {NEW_TOKENS} tokens; medians of {given.rounds} rounds. The first "
         "column is the tokens that a second of processor time gives through HTTP, of those that "
-        "the bare engine gives.",
+        "the bare engine gives. Answers end by themselves.",
         "",
         "| work | of the bare engine | added a request, ms of processor | tokens/s by the clock "
         "| to the first piece, ms by the clock |",
         "| --- | --- | --- | --- | --- |",
         *rows,
+        "",
+        f"Through HTTP the 64 adaptations have {statistics.median(shares):.2f} "
+        f"({min(shares):.2f} to {max(shares):.2f}) of the tokens a second of the base alone.",
         "",
         f"An adaptation of text that is on disk only, against one in memory: {switch_ms:+.0f} "
         "ms until the first piece (medians of 16, by the clock; loading and its prefix).",
