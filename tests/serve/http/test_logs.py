@@ -89,7 +89,7 @@ def test_logs_hold_no_key_and_no_prompt(
     assert done[0]["tenant"] == "acme"
     assert done[0]["model"] == "acme/tickets@1"
     assert done[0]["completion_tokens"] > 0
-    assert {"ms", "first_ms", "queued_ms", "request", "key"} <= done[0].keys()
+    assert {"ms", "first_ms", "queued_ms", "adaptation_bytes", "request", "key"} <= done[0].keys()
 
 
 def test_prompts_are_logged_where_asked_for(build: Build, listen: Listen, logged: Lines) -> None:

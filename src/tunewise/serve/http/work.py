@@ -76,6 +76,8 @@ class Work:
 
             def submit() -> Stream:
                 ready = self.model.ready(service.engine)
+                # What it costs to keep: a `weights` part costs as much as a base.
+                self.call.figures["adaptation_bytes"] = ready.bytes
                 return service.engine.submit(dataclasses.replace(row.request, ready=ready))
 
             stream = await with_room(
