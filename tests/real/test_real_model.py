@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmarks.serving_load import adaptations
 from torch import Tensor
 
 from tunewise.adaptation.bundle import Decoding
@@ -20,6 +23,8 @@ from tunewise.adaptation.store import load, save
 from tunewise.methods._settings.soft_prompt import SoftPromptSettings
 from tunewise.methods.soft_prompt import METHOD
 from tunewise.model import cache
+from tunewise.serve.engine.engine import EmbeddedEngine
+from tunewise.serve.requests import row_request
 from tunewise.steps import Fitted, Ground, fit, prepare
 from tunewise.task.options import TaskOptions
 from tunewise.task.prompt import PromptText
@@ -137,6 +142,29 @@ def test_text_is_the_same_with_and_without_a_cache(real: Real) -> None:
     with predictor_for(base, adaptation) as predictor:
         cached = [answer.text for answer in predictor.answers(inputs, free)]
     assert [_without_cache(base, adaptation, text, free) for text in inputs] == cached
+
+
+def test_served_in_one_batch_all_kinds_answer_as_predicted(real: Real) -> None:
+    """Text, virtual tokens, keys and values, and a LoRA, rows of each in every pass, and labels."""
+    base = real.ground.base
+    made = {kind: found[0] for kind, found in adaptations(base, 1).items()}
+    made["labels"] = load(real.folder)
+    inputs = [row.input for row in real.ground.task.fit_view.validation][:3]
+    predicted = {}
+    for kind, adaptation in made.items():
+        with predictor_for(base, adaptation) as predictor:
+            predicted[kind] = [answer.text for answer in predictor.answers(inputs)]
+    with closing(EmbeddedEngine(base)) as engine:
+        ready = {kind: engine.ready("acme", kind, partial(made.__getitem__, kind)) for kind in made}
+        streams = {
+            (kind, text): engine.submit(row_request(ready[kind], text))
+            for text in inputs
+            for kind in made
+        }
+        served = {kind: [streams[kind, text].result(300).text for text in inputs] for kind in made}
+    assert served == predicted
+    # What stands before the rows does something: not all kinds answer alike.
+    assert len({tuple(answers) for answers in predicted.values()}) >= 4
 
 
 def _without_cache(base: Any, adaptation: Any, text: str, decoding: Decoding) -> str:
