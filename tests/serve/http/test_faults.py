@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -125,6 +126,26 @@ def test_a_body_that_does_not_come_is_not_waited_for(build: Build, listen: Liste
     with connect(house) as raw:
         raw.sendall(head(house, "/v1/chat/completions", 1000) + b'{"model"')
         assert b" 408 " in raw.recv(4096)
+
+
+def test_an_upload_that_does_not_come_leaves_nothing(
+    build: Build, listen: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    house = listen(build(Settings(upload_seconds=0.3)))
+    begun = head(house, "/v1/adaptations/new", 100_000) + b"PK" * 1000
+    with connect(house) as raw:
+        raw.sendall(begun)
+        until(lambda: any(tmp_path.glob("tunewise-upload-*")))
+        assert b" 408 " in raw.recv(4096)
+    until(lambda: not any(tmp_path.glob("tunewise-upload-*")))
+    with connect(house) as raw:
+        raw.sendall(begun)
+        until(lambda: any(tmp_path.glob("tunewise-upload-*")))
+    # Gone in the middle.
+    until(lambda: not any(tmp_path.glob("tunewise-upload-*")))
+    assert house.registry.names("acme") == []
+    until(lambda: quiet(house))
 
 
 def test_a_body_that_is_too_long_is_refused(build: Build, listen: Listen) -> None:
