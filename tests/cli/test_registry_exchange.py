@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.cli.conftest import Finished
 from tests.cli.terminal import Done, tunewise
+from tests.model.test_resolve import write_gguf
 from transformers import AutoModelForCausalLM
 
 from tunewise.adaptation.parts import (
@@ -172,6 +174,69 @@ def test_a_merged_checkpoint_and_back(
     for one, other in zip(first, second, strict=True):
         assert one["answer"] == other["answer"]
         assert one["probability"] == pytest.approx(other["probability"], abs=1e-3)
+
+
+CONVERTER = """#!{python}
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.model.test_resolve import write_gguf
+from transformers import AutoModelForCausalLM
+write_gguf(Path(sys.argv[3]), model=AutoModelForCausalLM.from_pretrained(sys.argv[1]))
+"""
+
+
+def test_a_gguf_file_and_back(
+    place: Path, tuned: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in the converter's place writes the checkpoint that it is given."""
+    program = tmp_path / "bin" / "convert_hf_to_gguf.py"
+    program.parent.mkdir()
+    root = str(Path(__file__).parents[2])
+    program.write_text(CONVERTER.format(python=sys.executable, root=root))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    flags = ("--labels", "negative,positive", "--instruction", "Good or bad?")
+    base = ("--base", tiny_folder, "--dtype", "float32")
+    done(place, "import", tuned, NAME, *flags, *base)
+    told = done(place, "export", f"{NAME}@1", "--as", "gguf", "--out", tmp_path / "out")
+    parity = told["record"]["gguf_parity"]
+    assert parity["largest_difference"] <= parity["tolerance"]
+    file = tmp_path / "out" / "model.gguf"
+    version = done(place, "import", file, NAME, "--like", f"{NAME}@1", *base)
+    assert version["kinds"] == ["prompt_text", "weights"]
+    part = held(place, f"{NAME}@2").part(WeightsPart)
+    assert all("q_proj" in name or "v_proj" in name for name in part.tensors)
+    first, second = (
+        done(place, "show", f"{NAME}@{number}")["probes"]["probes"] for number in (1, 2)
+    )
+    for one, other in zip(first, second, strict=True):
+        assert one["answer"] == other["answer"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda data: data, "the base itself"),
+        (lambda data: data[: len(data) // 2], "cut"),
+        (lambda data: b"PK" + data, "GGUF"),
+        (lambda data: b"", "GGUF"),
+    ],
+    ids=["the base", "cut short", "other bytes", "empty"],
+)
+def test_gguf_files_that_are_not_the_base_changed(
+    spoil: Callable[[bytes], bytes], word: str, place: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.gguf"
+    write_gguf(file)
+    file.write_bytes(spoil(file.read_bytes()))
+    flags = ("--labels", "a,b", "--instruction", "Which?", "--base", tiny_folder)
+    found = registry(place, "import", file, NAME, *flags, "--dtype", "float32")
+    assert found.code == 2, found.out + found.err
+    assert word in json.dumps(found.json)
+    assert "Traceback" not in found.err
+    assert done(place, "list") == []
 
 
 def test_prompts_in_files(

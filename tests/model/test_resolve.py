@@ -33,15 +33,20 @@ from tunewise.model.listing import list_models
 HEADS, KEY_VALUE_HEADS = 4, 2
 
 
-def write_gguf(path: Path, *, chat: bool = True, without: str = "-") -> Any:
-    """Write the tiny Llama as a GGUF file, but for tensors `without`; returns the model.
+def write_gguf(
+    path: Path, *, chat: bool = True, without: str = "-", model: Any | None = None
+) -> Any:
+    """Write the tiny Llama, or one like it, as a GGUF file, but for tensors `without`.
+
+    Returns the model.
 
     The format keeps rotary pairs side by side, so rows of the query and key projections are
     reordered on the way in and must come back in their old order.
     """
     import gguf
 
-    model, tokenizer = build_model("llama"), build_tokenizer()
+    model = build_model("llama") if model is None else model
+    tokenizer = build_tokenizer()
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(512)
     writer.add_embedding_length(32)

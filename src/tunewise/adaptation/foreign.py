@@ -4,6 +4,7 @@
              prefix tuning
     prompt   a text file with the instruction, or JSON with `instruction` and `demonstrations`
     merged   a folder with config.json and *.safetensors: the base with some or all tensors changed
+    gguf     a GGUF file of the same
 
 What would change the numbers and has no place in a part is refused, and so is every pickle.
 """
@@ -11,26 +12,21 @@ What would change the numbers and has no place in a part is refused, and so is e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from tunewise.adaptation.attach import LORA_FIELDS
 from tunewise.adaptation.bundle import Adaptation, Decoding, Provenance
 from tunewise.adaptation.export._exact import RECORD
 from tunewise.adaptation.files import tensors_of
-from tunewise.adaptation.parts import (
-    KVPrefixPart,
-    Part,
-    PromptTextPart,
-    VirtualTokensPart,
-    WeightsPart,
-)
+from tunewise.adaptation.foreign_weights import gguf_part, merged_part, tensor_file, unreadable
+from tunewise.adaptation.parts import KVPrefixPart, Part, PromptTextPart, VirtualTokensPart
 from tunewise.adaptation.peft_format import (
     CONFIG_FILE,
     PROMPT_EMBEDDINGS,
@@ -41,13 +37,11 @@ from tunewise.adaptation.peft_format import (
 from tunewise.adaptation.store import installed_versions
 from tunewise.errors import AdaptationError
 from tunewise.model.base import Base
-from tunewise.model.fingerprint import tokenizer_hash
 from tunewise.model.prefix import compute_prefix, token_embeddings
 from tunewise.task.prompt import Demonstration, PromptText
 from tunewise.task.types import TaskSpec
 
-PEFT, PROMPT, MERGED = "peft", "prompt", "merged"
-KINDS = (PEFT, PROMPT, MERGED)
+PEFT, PROMPT, MERGED, GGUF = "peft", "prompt", "merged", "gguf"
 # Fields of a LoRA configuration that say how it was made or kept, and change no number of it.
 _WITHOUT_EFFECT = {
     "auto_mapping",
@@ -81,13 +75,13 @@ class _Prompt(BaseModel):
 
 
 def kind_of(source: Path) -> str:
-    """What a file or folder holds: "peft", "prompt" or "merged".
+    """What a file or folder holds: "peft", "prompt", "merged" or "gguf".
 
     Raises:
         AdaptationError: none of them.
     """
     if source.is_file():
-        return PROMPT
+        return GGUF if source.suffix.lower() == ".gguf" else PROMPT
     if (source / "adaptation.json").is_file():
         raise AdaptationError(
             "this is an adaptation already", found=str(source), fix="register it as it is"
@@ -99,7 +93,7 @@ def kind_of(source: Path) -> str:
     raise AdaptationError(
         "there is nothing here that can be taken in",
         found=str(source) if source.exists() else f"{source} does not exist",
-        expected=f"a text file, a folder with {CONFIG_FILE}, or one with config.json",
+        expected=f"a text or GGUF file, a folder with {CONFIG_FILE}, or one with config.json",
     )
 
 
@@ -109,7 +103,7 @@ def parts_of(source: Path, base: Base | None, kind: str) -> tuple[Part, ...]:
     Args:
         source: what another tool made.
         base: the base it was made for; not needed for a prompt.
-        kind: "peft", "prompt" or "merged".
+        kind: see `kind_of`.
 
     Raises:
         AdaptationError: it cannot be read, or holds what has no place in a part.
@@ -120,7 +114,7 @@ def parts_of(source: Path, base: Base | None, kind: str) -> tuple[Part, ...]:
         raise AdaptationError("a base is needed to take this in", found=kind)
     if kind == PEFT:
         return (_from_peft(source, base),)
-    return (_from_merged(source, base),)
+    return (gguf_part(source, base) if kind == GGUF else merged_part(source, base),)
 
 
 def adaptation_of(
@@ -178,10 +172,10 @@ def read_prompt(file: Path) -> PromptText:
 def _from_peft(folder: Path, base: Base) -> Part:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors = tensors_of(_tensor_file(folder, TENSORS_FILE).read_bytes())
+        tensors = tensors_of(tensor_file(folder, TENSORS_FILE).read_bytes())
         kind = config.get("peft_type")
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     if kind in ("PROMPT_TUNING", "PREFIX_TUNING"):
         found = tensors.get(PROMPT_EMBEDDINGS)
         if found is None or len(tensors) > 1 or found.dim() != 2:
@@ -242,103 +236,3 @@ def _refuse_strange(config: Mapping[str, Any]) -> None:
             expected=f"none of these; {', '.join(LORA_FIELDS)} are taken over",
             fix="merge it with PEFT and take the merged checkpoint in",
         )
-
-
-def _from_merged(folder: Path, base: Base) -> Part:
-    """The tensors of a checkpoint that are not the base's."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:
-        # Whatever files in the user's folder make transformers raise, they are not usable.
-        raise _unreadable(folder, error) from error
-    if tokenizer_hash(tokenizer) != tokenizer_hash(base.tokenizer):
-        raise AdaptationError(
-            "the checkpoint has another tokenizer or chat template than the base",
-            found=str(folder),
-            expected=f"those of {base.name}",
-            fix="use the checkpoint as a base of its own: --base FOLDER",
-        )
-    named = dict(base.model.named_parameters())
-    tied = {name: tensor for name, tensor in base.model.state_dict().items() if name not in named}
-    changed: dict[str, Tensor] = {}
-    seen: set[str] = set()
-    for name, tensor in _tensors(folder):
-        held = named.get(name, tied.get(name))
-        if held is None or held.shape != tensor.shape:
-            raise AdaptationError(
-                "a tensor of the checkpoint does not fit the base",
-                found=f"{name} of shape {tuple(tensor.shape)}",
-                expected="no such tensor" if held is None else f"shape {tuple(held.shape)}",
-            )
-        seen.add(name)
-        cast = tensor.to(base.dtype) if tensor.is_floating_point() else tensor
-        if not cast.equal(held.detach().cpu()):
-            changed[name] = cast
-    missing = sorted(set(named) - seen)
-    loose = sorted(
-        name for name in changed if name not in named and not _follows(name, changed, base)
-    )
-    if missing or loose:
-        raise AdaptationError(
-            "the checkpoint is not the base with some tensors changed",
-            found=f"missing: {', '.join(missing[:5])}"
-            if missing
-            else f"{', '.join(loose[:5])}: tied to another tensor in the base, but not here",
-            expected=f"the tensors of {base.name}",
-        )
-    kept = {name: tensor for name, tensor in changed.items() if name in named}
-    if not kept:
-        raise AdaptationError(
-            "the checkpoint is the base itself",
-            found=f"{folder}: no tensor differs in {base.dtype_name}",
-            expected="a tensor that was changed",
-        )
-    return WeightsPart(kept)
-
-
-def _follows(name: str, changed: Mapping[str, Tensor], base: Base) -> bool:
-    """Whether a tied tensor changed together with the one it is tied to."""
-    own = base.model.state_dict()[name].data_ptr()
-    return any(
-        other in changed and changed[other].equal(changed[name])
-        for other, tensor in base.model.named_parameters()
-        if tensor.data_ptr() == own
-    )
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    _tensor_file(folder, "*.safetensors")
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(str(file), framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a mapping: it has no __iter__
-                    yield name, tensors.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise _unreadable(folder, error) from error
-
-
-def _tensor_file(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if found:
-        return found[0]
-    pickled = sorted(path.name for each in ("*.bin", "*.pt", "*.pth") for path in folder.glob(each))
-    raise AdaptationError(
-        "the checkpoint has no safetensors file",
-        found=", ".join(pickled) or f"{folder} without any",
-        expected=pattern,
-        fix="save it again as safetensors; a pickle could run code when it is read"
-        if pickled
-        else "",
-    )
-
-
-def _unreadable(folder: Path, error: Exception) -> AdaptationError:
-    return AdaptationError(
-        "the checkpoint cannot be read",
-        found=f"{folder}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
-        expected="JSON and safetensors as PEFT or transformers write them",
-    )
