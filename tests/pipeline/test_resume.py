@@ -90,6 +90,32 @@ def test_stopped_and_killed_fits_end_in_the_same_bytes(
         assert steps == [point["step"] for point in other["curve"].get("0", ())]
 
 
+def test_stopped_in_the_middle_of_a_race_the_winner_is_the_same(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    flags = ["--base", str(tiny_folder), "--methods", "zero_shot,prompt_search", "--seeds", "1"]
+    flags += ["--budget", "400k", "--questions", "none"]
+    arguments = ["compare", str(data), "--out", str(out), *flags]
+    process = _start(arguments)
+    # What is cheaper comes first; then the search has begun.
+    said = ""
+    while "fitting prompt_search" not in said:
+        line = process.stderr.readline() if process.stderr else ""
+        assert line, said
+        said += line
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert not (out / "adaptations/prompt_search-seed0").exists()
+    for place in (out, whole):
+        done = tunewise("compare", data, "--out", place, *flags)
+        assert done.code == 0, done.err
+    assert bytes_of(out / "adaptations") == bytes_of(whole / "adaptations")
+
+
 def _spy_on_fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the methods that are fitted from now on."""
     fitted: list[str] = []
