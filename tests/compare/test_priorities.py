@@ -90,6 +90,25 @@ def test_requests_decide_what_is_cheap() -> None:
     assert any("Below about 200,000 requests a month soft" in x for x in many.would_change)
 
 
+def test_the_best_prompt_is_held_against_what_was_trained() -> None:
+    """lora is clearly better, but a prompt that is slower to answer is quicker to find."""
+    records, rows = plant(CLEAR, 600)
+    cost = {"few_shot": (10.0, 40.0), "lora": (4000.0, 10.0)}
+    records = [
+        replace(each, seconds=cost[each.method][0], milliseconds_per_row=cost[each.method][1])
+        if each.method in cost
+        else each
+        for each in records
+    ]
+    made = build_comparison(SPEC, records, [], CONTEXT, rows)
+    found = advised(made, changes_a_month=1)
+    assert found.method == "lora"
+    (told,) = [each for each in found.would_change if "requests a month" in each]
+    # 3,990 s less to fit, 0.03 s more a request.
+    assert told.startswith("Below about 140,000 requests a month few_shot")
+    assert "; it is lower by " in told
+
+
 def test_a_month_is_requests_and_refits() -> None:
     entry = compare(CLEAR, 60).entry("lora")
     wanted = Priorities.model_validate(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from tunewise.compare.contract import Entry, Role
 from tunewise.compare.decide import ALPHA, Decision
@@ -78,7 +79,8 @@ def crossings(found: Decision, evidence: Sequence[Evidence]) -> Iterator[str]:
 
 
 def break_evens(found: Decision, evidence: Sequence[Evidence] = ()) -> Iterator[str]:
-    """From how many requests a month on a tied method takes less of the machine, or more.
+    """From how many requests a month on a tied method, or the best prompt beside what was trained,
+    takes less of the machine, or more.
 
     Where the two were timed in turns, that tells whether their speeds can be told apart at all.
 
@@ -87,24 +89,33 @@ def break_evens(found: Decision, evidence: Sequence[Evidence] = ()) -> Iterator[
         evidence: the questions that were asked.
     """
     apart = _timed_apart(evidence)
-    told = 0
-    for entry in found.tied:
-        pair = frozenset((entry.method, found.chosen.method))
-        requests = break_even(found, entry) if apart.get(pair, True) else None
-        if entry is found.chosen or requests is None or told == _MOST_BREAK_EVENS:
-            continue
-        told += 1
-        side = (
-            "Above" if entry.milliseconds_per_row < found.chosen.milliseconds_per_row else "Below"
-        )
-        count = _round_up(math.ceil(requests))
-        yield (
-            f"{side} about {count:,} requests a month {entry.method} takes "
-            f"less of this machine than {found.chosen.method}: {entry.milliseconds_per_row:.1f} "
-            f"against {found.chosen.milliseconds_per_row:.1f} ms a request, "
-            f"{entry.fit.seconds:.0f} against {found.chosen.fit.seconds:.0f} s a fit, "
-            f"{_fits(found)}{'' if pair in apart else _NOT_IN_TURNS}."
-        )
+    rivals = (entry for entry in found.tied if entry is not found.chosen)
+    told = (_break_even_text(found, entry, apart) for entry in rivals)
+    yield from islice((f"{text}." for text in told if text), _MOST_BREAK_EVENS)
+    # What the weights have to earn back is asked of the best prompt too, though it is not as good.
+    prompt = found.role(Role.PROMPT)
+    if found.chosen.role is Role.TRAINED and prompt is not None and prompt not in found.tied:
+        text = _break_even_text(found, prompt, apart)
+        if text:
+            yield f"{text}; it is lower by {against(found.pair(found.chosen, prompt))}."
+
+
+def _break_even_text(
+    found: Decision, entry: Entry, apart: Mapping[frozenset[str], bool]
+) -> str | None:
+    """From how many requests a month on an entry takes less of the machine, or more."""
+    chosen, pair = found.chosen, frozenset((entry.method, found.chosen.method))
+    requests = break_even(found, entry) if apart.get(pair, True) else None
+    if requests is None:
+        return None
+    side = "Above" if entry.milliseconds_per_row < chosen.milliseconds_per_row else "Below"
+    return (
+        f"{side} about {_round_up(math.ceil(requests)):,} requests a month {entry.method} takes "
+        f"less of this machine than {chosen.method}: {entry.milliseconds_per_row:.1f} "
+        f"against {chosen.milliseconds_per_row:.1f} ms a request, "
+        f"{entry.fit.seconds:.0f} against {chosen.fit.seconds:.0f} s a fit, "
+        f"{_fits(found)}{'' if pair in apart else _NOT_IN_TURNS}"
+    )
 
 
 def _timed_apart(evidence: Sequence[Evidence]) -> dict[frozenset[str], bool]:
