@@ -2,7 +2,7 @@
 
 Hu et al. 2022. All linear layers by default: the MLP layers matter more than attention. rsLoRA
 (Kalajdzievski 2023) and DoRA (Liu et al. 2024) are settings; so is a change of the input embeddings
-instead, which beside a soft prompt is what DePT trains (Shi & Lipani 2024; docs/design.md).
+instead, which beside a soft prompt is what DePT trains (Shi & Lipani 2024; docs/soft_prompts.md).
 """
 
 from __future__ import annotations
