@@ -17,6 +17,7 @@ from tests.cli.terminal import tunewise
 from tests.cli.test_commands import bytes_of
 
 from tunewise import jobs
+from tunewise.adaptation.contestant import Contestant
 
 METHODS = ("majority", "lora", "soft_prompt")
 
@@ -91,24 +92,26 @@ def test_stopped_and_killed_fits_end_in_the_same_bytes(
 
 
 def test_stopped_in_the_middle_of_a_race_the_winner_is_the_same(
-    tmp_path: Path, tiny_folder: Path
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_rows(tmp_path / "rows.jsonl", two_labels(60))
     out, whole = tmp_path / "run", tmp_path / "whole"
     flags = ["--base", str(tiny_folder), "--methods", "zero_shot,prompt_search", "--seeds", "1"]
-    flags += ["--budget", "400k", "--questions", "none"]
-    arguments = ["compare", str(data), "--out", str(out), *flags]
-    process = _start(arguments)
-    # What is cheaper comes first; then the search has begun.
-    said = ""
-    while "fitting prompt_search" not in said:
-        line = process.stderr.readline() if process.stderr else ""
-        assert line, said
-        said += line
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 3, err
+    flags += ["--budget", "100k", "--questions", "none"]
+    scored = Contestant.extend
+    calls: list[int] = []
+
+    def stopped(self: Contestant, count: int) -> None:
+        calls.append(count)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        scored(self, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Contestant, "extend", stopped)
+        done = tunewise("compare", data, "--out", out, *flags)
+    assert done.code == 3, done.err
+    assert len(calls) == 12
     assert not (out / "adaptations/prompt_search-seed0").exists()
     for place in (out, whole):
         done = tunewise("compare", data, "--out", place, *flags)

@@ -149,9 +149,35 @@ def test_an_engine_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     def serving(base: Any, given: Any, slots: int, ledger: Any) -> Any:
         raise AdaptationError("no such layers")
 
-    found = served(replace(context, serving=serving), ["x"], 2)
+    found = served(replace(context, serving=serving), ["x", "y"], 2)
     assert {each.name for each in found} == {MIXED, SPEED, SHARE}
     assert all("no such layers" in each.absent for each in found)
+    # With one row no batch can be mixed.
+    alone = served(replace(context, serving=serving), ["x"], 2)
+    assert all("one row" in each.absent for each in alone)
+
+
+def test_an_entry_that_the_engine_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = planted_context(["a", "b"] * 2, SCORES)
+    names = ("lora", "zero_shot", "few_shot")
+    monkeypatch.setattr(_together, "carried", lambda context: dict.fromkeys(names))
+    scores = {**SCORES, "few_shot": {0: [0.0] * 4}}
+    context = planted_context(["a", "b"] * 2, scores)
+
+    @contextmanager
+    def serving(base: Any, given: Any, slots: int, ledger: Any) -> Iterator[Any]:
+        def answer(pairs: list[tuple[str, str]]) -> float:
+            if any(name == "lora" for name, _ in pairs):
+                raise AdaptationError("no place for it")
+            return 0.010 * len(pairs)
+
+        yield answer
+
+    found = served(replace(context, serving=serving), ["x", "y"], 2)
+    by = {(each.name, each.about): each for each in found}
+    assert "no place for it" in by[SERVED, "lora"].absent
+    assert by[SERVED, "few_shot"].value == pytest.approx(10.0)
+    assert by[SHARE, ""].value == pytest.approx(1.0)
 
 
 def _value(evidence: Any, name: str, about: str, **part: Any) -> float:

@@ -31,7 +31,7 @@ def merged_part(folder: Path, base: Base) -> WeightsPart:
             expected=f"those of {base.name}",
             fix="use the checkpoint as a base of its own: --base FOLDER",
         )
-    return _changed(folder, base)
+    return _changed(folder, base, folder)
 
 
 def gguf_part(file: Path, base: Base) -> WeightsPart:
@@ -44,23 +44,26 @@ def gguf_part(file: Path, base: Base) -> WeightsPart:
         try:
             convert_gguf(file, Path(where))
         except ConfigError as error:
-            raise AdaptationError(error.what, found=error.found, fix=error.fix) from error
-        # A conversion writes the tokenizer anew, so that its bytes differ, and may add to it; what
-        # the base's tokens are must not.
-        vocabulary = _tokenizer(Path(where)).get_vocab()
-        own = base.tokenizer.get_vocab()
-        if any(vocabulary.get(token) != place for token, place in own.items()):
             raise AdaptationError(
-                "the file has another tokenizer than the base",
+                error.what, found=error.found, expected=error.expected, fix=error.fix
+            ) from error
+        # A conversion writes the tokenizer anew, so that its bytes differ, and may add to it; what
+        # the base's tokens are, and what stands around a message, must not.
+        found = _tokenizer(Path(where))
+        vocabulary, own = found.get_vocab(), base.tokenizer.get_vocab()
+        templates = {found.chat_template, base.tokenizer.chat_template} - {None}
+        if any(vocabulary.get(token) != at for token, at in own.items()) or len(templates) > 1:
+            raise AdaptationError(
+                "the file has another tokenizer or chat template than the base",
                 found=str(file),
-                expected=f"the tokens of {base.name}",
+                expected=f"those of {base.name}",
                 fix="use the file as a base of its own: --base FILE",
             )
-        return _changed(Path(where), base)
+        return _changed(Path(where), base, file)
 
 
-def _changed(folder: Path, base: Base) -> WeightsPart:
-    """The tensors in a folder that are not the base's."""
+def _changed(folder: Path, base: Base, told: Path) -> WeightsPart:
+    """The tensors in a folder that are not the base's; errors name what the user gave."""
     named = dict(base.model.named_parameters())
     tied = {name: tensor for name, tensor in base.model.state_dict().items() if name not in named}
     changed: dict[str, Tensor] = {}
@@ -93,7 +96,7 @@ def _changed(folder: Path, base: Base) -> WeightsPart:
     if not kept:
         raise AdaptationError(
             "the checkpoint is the base itself",
-            found=f"{folder}: no tensor differs in {base.dtype_name}",
+            found=f"{told}: no tensor differs in {base.dtype_name}",
             expected="a tensor that was changed",
         )
     return WeightsPart(kept)
@@ -133,6 +136,15 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def tensor_file(folder: Path, pattern: str) -> Path:
+    """The first safetensors file of a checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+        pattern: of its name.
+
+    Raises:
+        AdaptationError: there is none; pickles are named.
+    """
     found = sorted(folder.glob(pattern))
     if found:
         return found[0]
@@ -148,6 +160,7 @@ def tensor_file(folder: Path, pattern: str) -> Path:
 
 
 def unreadable(folder: Path, error: Exception) -> AdaptationError:
+    """What is said of a checkpoint whose files are damaged or of another form."""
     return AdaptationError(
         "the checkpoint cannot be read",
         found=f"{folder}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",

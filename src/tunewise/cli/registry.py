@@ -71,6 +71,7 @@ def diff_command(old: str, new: str, as_json: bool, **values: Any) -> None:
     from tunewise.serve.registry.diff import difference
     from tunewise.serve.registry.gate import judge
     from tunewise.serve.registry.intake import check_folder
+    from tunewise.serve.registry.records import RECIPE
 
     with opened(values["place"], values["files"]) as registry:
         first, second = registry.version(old), registry.version(new)
@@ -80,7 +81,8 @@ def diff_command(old: str, new: str, as_json: bool, **values: Any) -> None:
     content: dict[str, Any] = {"old": str(first), "new": str(second), **difference(*made)}
     if first.digest == second.digest:
         content["same"] = "they are the same, byte by byte"
-    content["scores"] = verdict.as_dict()
+    if RECIPE not in first.kinds:
+        content["scores"] = verdict.as_dict()
     emit(as_json, content)
 
 

@@ -21,6 +21,7 @@ from tunewise.cli.options import (
 from tunewise.cli.registry_place import opened, place_options, who
 from tunewise.cli.registry_show import emit
 from tunewise.errors import ConfigError
+from tunewise.task.recipe import is_recipe
 
 if TYPE_CHECKING:
     from tunewise.measure.records import RowResult
@@ -64,10 +65,11 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
             fix=f"tunewise registry add {name} {adaptation}",
         )
     parsed, actor = parse_name(name), who(values["actor"])
-    if adaptation.suffix != ".toml":
-        check_stored(adaptation)
+    recipe = is_recipe(adaptation)
+    if recipe:
+        _check_recipe(adaptation, values)
     else:
-        _check_recipe(adaptation)
+        check_stored(adaptation)
     from tunewise.serve.registry.publish import Registration
 
     if values["no_probes"] and values["probes"] is not None:
@@ -103,17 +105,32 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
                 registry.attach(version, scores, actor)
         emit(as_json, version.as_dict(), f"{version}  {version.digest}")
         if not as_json:
-            click.echo(f"to serve it by its name: tunewise registry promote {version}", err=True)
+            why = "to let its name mean it" if recipe else "to serve it by its name"
+            more = ' --reason "..."' if recipe else ""
+            click.echo(f"{why}: tunewise registry promote {version}{more}", err=True)
 
 
-def _check_recipe(file: Path) -> None:
-    """Refuse methods and settings that are not known, as a run would."""
+def _check_recipe(file: Path, values: dict[str, Any]) -> None:
+    """Refuse what a run by this recipe would refuse, and flags that mean nothing for one."""
+    from tunewise.compare.priorities import priorities_from
+    from tunewise.measure.questions._registry import QUESTIONS, question_settings
     from tunewise.methods._contract import parse_settings
     from tunewise.methods._registry import find_method
     from tunewise.task.recipe import read_recipe
 
-    for name, settings in read_recipe(file).methods.items():
+    given = [name for name in ("base", "probes", "no_probes") if values[name]]
+    if given:
+        raise ConfigError(
+            "a recipe has no base and is asked nothing",
+            found=", ".join(f"--{name.replace('_', '-')}" for name in given),
+            fix="leave it out",
+        )
+    recipe = read_recipe(file)
+    for name, settings in recipe.methods.items():
         parse_settings(find_method(name), settings)
+    for name, settings in recipe.questions.items():
+        question_settings(QUESTIONS.find(name), settings)
+    priorities_from(file, {})
 
 
 def _fingerprint(base: str | None) -> str | None:

@@ -62,9 +62,9 @@ def export_command(reference: str, name: str, out: Path, as_json: bool, **values
 @dtype_option
 @json_option
 def import_command(source: Path, name: str, as_json: bool, **values: Any) -> None:
-    """Register what another tool made: a PEFT folder, a prompt, a merged checkpoint.
+    """Register what another tool made: a PEFT folder, a prompt, a merged checkpoint, a GGUF file.
 
-    SOURCE is a folder with adapter_config.json, a text or JSON file, or a folder with config.json.
+    SOURCE is a folder with adapter_config.json or config.json, or a text, JSON or GGUF file.
     What it is for is told by --like, or by --labels and --instruction.
     """
     from tunewise.adaptation.foreign import adaptation_of, kind_of, parts_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,11 @@ def recipe_command(reference: str, out: Path | None, as_json: bool, **values: An
         recipe = recipe_for(content.spec, made.method, made.settings)
         heading = _heading(made, str(version))
     if out is not None:
-        _write(out, heading + recipe_toml(recipe))
+        schema = f"{out.name}.schema.json" if "json_schema" in recipe.options else ""
+        _write(out, heading + recipe_toml(recipe, schema))
+        if schema:
+            text = json.dumps(recipe.options["json_schema"], ensure_ascii=False, indent=1)
+            _write(out.with_name(schema), text)
     if as_json:
         click.echo(json.dumps(asdict(recipe), ensure_ascii=False))
     elif out is None:
@@ -70,14 +75,15 @@ def _write(file: Path, text: str) -> None:
 
 def _heading(made: Provenance, version: str) -> str:
     """What a task file has no keys for, as a comment."""
-    work = made.work
-    passes = work["forward_tokens"] + work["backward_tokens"]
-    method = f'"{made.method}"' if ">" in made.method else made.method
+    passes = sum(made.work.get(f"{way}_tokens", 0) for way in ("forward", "backward"))
+    flags = ["--seed", str(made.seed), "--base", made.base_name, "--dtype", made.dtype]
+    command = ["tunewise", "fit", made.method, "DATA", "--task", "THIS_FILE", *flags]
     told = [
-        f"{version} took {passes:,} token passes. The same way on other rows:",
-        f"tunewise fit {method} DATA --task THIS_FILE --seed {made.seed} "
-        f"--base {made.base_name} --dtype {made.dtype}",
+        f"{version} took {passes:,} token passes. The same way on other rows, with their columns "
+        "and a --budget:",
+        " ".join(map(shlex.quote, command)),
     ]
     if made.start is not None:
-        told.append(f"It began at another adaptation (--start): {made.start}")
-    return "".join(f"# {line}\n" for line in told)
+        told.append(f"It began at another adaptation, which --start takes: {made.start}")
+    # Names may be other people's words: each stays within its line.
+    return "".join(f"# {' '.join(line.split())}\n" for line in told)

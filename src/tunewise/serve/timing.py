@@ -16,6 +16,8 @@ from tunewise.serve.requests import row_request
 Answer = Callable[[Sequence[tuple[str, str]]], float]
 """Answers (name of an adaptation, input) pairs together; wall-clock seconds."""
 _TENANT = "timing"
+# Nothing is to wait for room or to be turned away: what is timed is in memory as it is.
+_UNBOUNDED = 2**40
 
 
 @contextmanager
@@ -31,15 +33,14 @@ def timed_engine(
         ledger: is charged for the positions that were computed.
 
     Raises:
-        InputError: the engine cannot carry the base or one of the adaptations.
+        InputError: the engine cannot carry the base; or, of what answers, one of the adaptations or
+            rows. A row that fails raises its own error.
     """
-    with closing(EmbeddedEngine(base, EngineSettings(slots))) as engine:
+    settings = EngineSettings(slots, budget_bytes=_UNBOUNDED, most_waiting=_UNBOUNDED)
+    with closing(EmbeddedEngine(base, settings)) as engine:
 
         def loaded(name: str) -> Adaptation:
             return adaptations[name]
-
-        for name in adaptations:
-            engine.ready(_TENANT, name, partial(loaded, name))
 
         def answer(pairs: Sequence[tuple[str, str]]) -> float:
             before, began = engine.stats(), time.perf_counter()

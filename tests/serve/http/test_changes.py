@@ -19,6 +19,7 @@ from tunewise.serve.http.archive import unpack
 from tunewise.serve.registry.aliases import Promotion
 from tunewise.serve.registry.names import Name
 from tunewise.serve.registry.publish import Registration
+from tunewise.task.recipe import read_recipe, recipe_bytes
 
 Files = dict[str, bytes]
 
@@ -50,11 +51,15 @@ def test_a_recipe_is_fitted_and_not_served(house: House, tmp_path: Path) -> None
     house.registry.add(tmp_path / "how.toml", Registration(Name("acme", "how"), "test"))
     house.registry.promote("acme/how@1", "test", Promotion(reason="the way we do it"))
     for model in ("acme/how", "acme/how@1"):
-        assert ask(house, model) == (404, "")
+        assert ask(house, model) == (409, "")
     assert ask(house, "acme/tickets") == (200, "[acme one] x")
     with house.client() as client:
-        upload = zipped({"recipe.json": b"{}"})
+        upload = zipped({"recipe.json": recipe_bytes(read_recipe(tmp_path / "how.toml"))})
         assert client.post("/v1/adaptations/how", content=upload).status_code == 400
+        served = [each["id"] for each in client.get("/v1/models").json()["data"]]
+        kept = [each["name"] for each in client.get("/v1/adaptations").json()["data"]]
+    assert "acme/how" not in served
+    assert any(name.endswith("how") for name in kept)
 
 
 def test_a_version_lives_from_upload_to_retirement(house: House, tmp_path: Path) -> None:

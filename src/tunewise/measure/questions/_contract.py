@@ -120,7 +120,8 @@ class Serving(Protocol):
             A function from pairs to the wall-clock seconds of answering them.
 
         Raises:
-            InputError: the engine cannot carry the base or one of the adaptations.
+            InputError: the engine cannot carry the base; or, of what answers, one of the
+                adaptations or rows. A row that fails raises its own error.
         """
         ...
 

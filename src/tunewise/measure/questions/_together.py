@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from tunewise.adaptation.bundle import Adaptation
-from tunewise.adaptation.parts import WeightsPart
-from tunewise.adaptation.predict import needs_base
-from tunewise.errors import InputError
+from tunewise.adaptation.parts import ShallowModelPart, WeightsPart
+from tunewise.errors import BudgetExceededError, InputError, RunError
 from tunewise.measure.evidence import Measurement, absent
 from tunewise.measure.questions._contract import QuestionContext
 from tunewise.measure.questions._work import answering_passes
@@ -19,6 +18,8 @@ from tunewise.numerics.spread import student_interval
 SERVED, MIXED, SHARE = "milliseconds_served", "milliseconds_mixed", "mixed_share"
 SPEED = "tokens_per_second_mixed"
 _UNITS = {MIXED: "milliseconds", SPEED: "tokens_per_second", SHARE: "ratio"}
+# Parts that bring weights of their own, or need no base.
+_OWN = {WeightsPart.kind, ShallowModelPart.kind}
 _HOW = (
     "through the engine of `tunewise serve`, prefixes computed before; wall-clock on this machine; "
     "mean of n rounds, Student's t"
@@ -27,18 +28,17 @@ _HOW = (
 
 def carried(context: QuestionContext) -> dict[str, Adaptation]:
     """The entries whose rows share passes: those that call the base with its own weights."""
-    loaded = {name: subject.load() for name, subject in context.chosen().items()}
     return {
-        name: each
-        for name, each in loaded.items()
-        if needs_base(each) and not any(isinstance(part, WeightsPart) for part in each.parts)
+        name: subject.load()
+        for name, subject in context.chosen().items()
+        if not _OWN.intersection(subject.record.parts)
     }
 
 
 def served_passes(context: QuestionContext, inputs: Sequence[str], rounds: int) -> int:
     """Token passes of `served`: in every round each row once by itself and once mixed."""
     entries = carried(context)
-    if len(entries) < 2:
+    if len(entries) < 2 or len(inputs) < 2:
         return 0
     return sum(
         answering_passes(context.base, each, [inputs[0]])
@@ -66,20 +66,26 @@ def served(context: QuestionContext, inputs: Sequence[str], rounds: int) -> list
         Milliseconds of a row by entry and mixed, and the share of the speed that mixing leaves.
     """
     entries = carried(context)
-    if len(entries) < 2:
-        reason = "fewer than two entries share the weights of the base"
-        return [absent(name, "", unit, reason) for name, unit in _UNITS.items()]
+    if len(entries) < 2 or len(inputs) < 2:
+        return _none("fewer than two entries share the weights of the base, or there is one row")
 
     def make() -> Mapping[str, Any]:
         try:
             return _timed(context, entries, inputs, rounds)
-        except InputError as error:
-            return {"refused": error.what}
+        except BudgetExceededError:
+            raise
+        except (InputError, RunError) as error:
+            return {"own": {}, "mixed": [], "refused": {}, "fault": error.what}
 
     timed = context.once("on the serving engine", make)
-    if "refused" in timed:
-        reason = f"the serving engine does not carry this: {timed['refused']}"
-        return [absent(name, "", unit, reason) for name, unit in _UNITS.items()]
+    refused = [
+        absent(SERVED, name, "milliseconds", f"the serving engine does not carry it: {reason}")
+        for name, reason in timed["refused"].items()
+    ]
+    if not timed["mixed"]:
+        reason = timed.get("fault", "it carries fewer than two of the entries")
+        return [*refused, *_none(f"the serving engine could not be timed: {reason}")]
+    entries = {name: entries[name] for name in timed["own"]}
     seeds = {name: (context.chosen()[name].record.seed,) for name in entries}
     own = np.array([timed["own"][name] for name in entries])
     mixed = np.array(timed["mixed"])
@@ -93,10 +99,15 @@ def served(context: QuestionContext, inputs: Sequence[str], rounds: int) -> list
     tokens = sum(len(encode(text, add_special_tokens=False)) for text in inputs)
     return [
         *found,
+        *refused,
         _figure(MIXED, "", _UNITS[MIXED], 1000 * mixed / count, every),
         _figure(SPEED, "", _UNITS[SPEED], len(entries) * tokens / mixed, every),
         _figure(SHARE, "", _UNITS[SHARE], own.sum(axis=0) / mixed, every),
     ]
+
+
+def _none(reason: str) -> list[Measurement]:
+    return [absent(name, "", unit, reason) for name, unit in _UNITS.items()]
 
 
 def _timed(
@@ -106,18 +117,23 @@ def _timed(
     rounds: int,
 ) -> dict[str, Any]:
     """Seconds of every round: of each entry's rows, and of all rows with the entries in turns."""
-    own: dict[str, list[float]] = {name: [] for name in entries}
+    refused: dict[str, str] = {}
+    own: dict[str, list[float]] = {}
     mixed: list[float] = []
-    turns = [(name, text) for text in inputs for name in entries]
     with context.serving(context.base, entries, len(inputs), context.ledger) as answer:
         for name in entries:
-            answer([(name, inputs[0])])  # what is made once is not timed
-        for turn in range(rounds):
+            try:
+                answer([(name, inputs[0])])  # what is made once is not timed
+                own[name] = []
+            except InputError as error:
+                refused[name] = error.what
+        turns = [(name, text) for text in inputs for name in own]
+        for turn in range(rounds if len(own) > 1 else 0):
             for name, line in own.items():
                 line.append(answer([(name, text) for text in inputs]))
             mixed.append(sum(answer(each) for each in _batches(turns, len(inputs))))
             context.report(context.ledger.spent, context.planned, f"mixed, round {turn + 1}")
-    return {"own": own, "mixed": mixed}
+    return {"own": own, "mixed": mixed, "refused": refused}
 
 
 def _batches(turns: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:

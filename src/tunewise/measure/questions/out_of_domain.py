@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from tunewise.measure.questions._again import (
     Outcome,
     answered_again,
     answering_cost,
+    began_elsewhere,
     fit_again,
     named_entries,
     outcome_from,
@@ -49,8 +50,6 @@ SCORE, LOSS = "score_elsewhere", "loss_elsewhere"
 
 class OutOfDomainSettings(QuestionSettings):
     """Settings of `out_of_domain`."""
-
-    fits_again: ClassVar[bool] = True
 
     file: str | None = Field(
         None, description="file or data set with rows from elsewhere; unset: a domain is held out"
@@ -106,7 +105,8 @@ class OutOfDomain:
             where = f"the rows of {settings.file}"
             said = _file_rows(context, settings)[1]
         else:
-            found, said = _without(context, domain, entries), []
+            found = _without(context, domain, entries)
+            said = [*began_elsewhere(context, found)]
             where = f"rows of {domain}, which was held out"
         told = (
             *_findings(found, where, paired=settings.file is None),

@@ -17,7 +17,7 @@ from typing import Any
 
 from tunewise.adaptation.bundle import Adaptation
 from tunewise.adaptation.store import load
-from tunewise.errors import ConfigError, NotRegisteredError, StorageError
+from tunewise.errors import ConfigError, NotRegisteredError, RegistryError, StorageError
 from tunewise.serve.http.logs import fault_fields
 from tunewise.serve.http.shelf import Choice, Hold, Listed
 from tunewise.serve.registry.aliases import Promotion
@@ -254,7 +254,7 @@ class RegistryShelf:
 def _choice(found: Resolved) -> Choice:
     version = found.version
     if RECIPE in version.kinds:
-        raise NotRegisteredError(
+        raise RegistryError(
             "a recipe is fitted and not served",
             found=str(version),
             fix="fit by it, and register what is found",

@@ -12,7 +12,7 @@ from tunewise.errors import ConfigError, GateRefusedError, RegistryError
 from tunewise.serve.registry import audit, lookup, tables, trials
 from tunewise.serve.registry.gate import MARGIN, Verdict, judge, probe_report
 from tunewise.serve.registry.names import DEFAULT_ALIAS, Name, Reference
-from tunewise.serve.registry.records import READY, RETIRED, Alias, Target, Version
+from tunewise.serve.registry.records import READY, RECIPE, RETIRED, Alias, Target, Version
 
 PROMOTE, TRY, ROLLBACK, AUTOMATIC = "promote", "try", "rollback", "automatic"
 
@@ -70,7 +70,9 @@ def promote(
             "stored rows"
         )
         fix = "measure both on more of the same rows (`tunewise registry measure`)"
-        if probe_report(connection, version) is None:
+        if RECIPE in version.kinds:
+            expected, fix = "scores, which a recipe has none of", "fit by it and compare"
+        elif probe_report(connection, version) is None:
             expected, fix = "answers beside its base's", "register it again without --no-probes"
         raise GateRefusedError(
             f"{version} is not promoted to {promotion.alias}",

@@ -15,13 +15,13 @@ from tunewise.errors import AdaptationError, CorruptAdaptationError
 from tunewise.task.recipe import (
     RECIPE_FILE,
     Recipe,
+    is_recipe,
     read_recipe,
     recipe_bytes,
     recipe_digest,
     stored_recipe,
 )
 
-RECIPE_SUFFIX = ".toml"
 KEPT = (".json", ".safetensors")
 # Endings and first bytes of files that run code when Python or PyTorch reads them.
 RUNS_CODE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".npy", ".py")
@@ -61,7 +61,7 @@ def take_in(source: Path, private: Path, base_fingerprint: str | None = None) ->
         ConfigError: the task file is no recipe.
         StorageError: the disk is full or refuses.
     """
-    if source.is_file() and source.suffix == RECIPE_SUFFIX:
+    if is_recipe(source):
         recipe = read_recipe(source)
         data = recipe_bytes(recipe)
         write_folder({RECIPE_FILE: data}, private)
@@ -109,7 +109,7 @@ def check_folder(folder: Path, digest: str) -> Adaptation | Recipe:
             fix="register the same adaptation again: that puts its files back",
         )
     content: Adaptation | Recipe
-    if (folder / RECIPE_FILE).is_file():
+    if files_in(folder) == [RECIPE_FILE]:
         data = _read(folder / RECIPE_FILE)
         content, found = stored_recipe(data), recipe_digest(data)
     else:

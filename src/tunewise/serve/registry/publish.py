@@ -167,6 +167,7 @@ def _register(
             fix="see `tunewise registry show` for why it was retired",
         )
     if row is None:
+        _refuse_another_sort(connection, name, candidate)
         number = _next_number(connection, name, now)
         columns = _columns(candidate, registration, number, now)
         key = connection.execute(insert(versions).values(columns).returning(versions.c.id)).scalar()
@@ -188,6 +189,19 @@ def _register(
         if connection.execute(held).first() is None:
             connection.execute(insert(tables.probes).values(version=key, report=report))
     return find_version(connection, Reference(name, number=number))
+
+
+def _refuse_another_sort(connection: Connection, name: Name, candidate: Candidate) -> None:
+    """Who asks for a name to be served must never be led to a recipe."""
+    table = tables.versions
+    here = (table.c.tenant == name.tenant) & (table.c.name == name.name)
+    kinds = connection.execute(select(table.c.kinds).where(here).limit(1)).scalar()
+    is_recipe = isinstance(candidate.content, Recipe)
+    if kinds is not None and (kinds == [RECIPE]) is not is_recipe:
+        sorts = ("adaptations", "a recipe") if is_recipe else ("recipes", "an adaptation")
+        raise RegistryError(
+            f"this name is one of {sorts[0]}", found=f"{sorts[1]}", fix="give it a name of its own"
+        )
 
 
 def _store(connection: Connection, name: Name, digest: str) -> None:

@@ -24,6 +24,7 @@ from tunewise.serve.http.models import choose
 from tunewise.serve.http.running import in_thread
 from tunewise.serve.http.service import Service
 from tunewise.serve.http.shelf import Choice, Listed
+from tunewise.serve.registry.records import RECIPE
 from tunewise.serve.tenants.records import BASE, Principal, Right, check_name
 
 T = TypeVar("T")
@@ -57,7 +58,11 @@ def _lists(routes: APIRouter, service: Service) -> None:
     async def models(request: Request, after: After = "", limit: Limit = PAGE) -> JsonObject:
         principal = caller_of(request)
         listed = await _page(service, principal, after, limit, Right.USE)
-        data = [_model_object(f"{principal.tenant}/{each.name}", each) for each in listed]
+        data = [
+            _model_object(f"{principal.tenant}/{each.name}", each)
+            for each in listed
+            if RECIPE not in each.facts["kinds"]
+        ]
         if principal.may(Right.USE, BASE) and not after:
             data.insert(0, _base_object(service))
         more = len(listed) == limit
