@@ -57,13 +57,7 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
     """
     from tunewise.serve.registry.names import parse_name
 
-    if (Path(name) / _RECORD).is_file() and not (adaptation / _RECORD).is_file():
-        raise ConfigError(
-            "the adaptation comes first, then its name",
-            found=f"{adaptation} {name}",
-            expected="a folder, and tenant/name",
-            fix=f"tunewise registry add {name} {adaptation}",
-        )
+    _refuse_turned(adaptation, name)
     parsed, actor = parse_name(name), who(values["actor"])
     recipe = is_recipe(adaptation)
     if recipe:
@@ -108,6 +102,16 @@ def add_command(adaptation: Path, name: str, as_json: bool, **values: Any) -> No
             why = "to let its name mean it" if recipe else "to serve it by its name"
             more = ' --reason "..."' if recipe else ""
             click.echo(f"{why}: tunewise registry promote {version}{more}", err=True)
+
+
+def _refuse_turned(adaptation: Path, name: str) -> None:
+    if (Path(name) / _RECORD).is_file() and not (adaptation / _RECORD).is_file():
+        raise ConfigError(
+            "the adaptation comes first, then its name",
+            found=f"{adaptation} {name}",
+            expected="a folder, and tenant/name",
+            fix=f"tunewise registry add {name} {adaptation}",
+        )
 
 
 def _check_recipe(file: Path, values: dict[str, Any]) -> None:

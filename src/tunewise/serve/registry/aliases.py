@@ -65,21 +65,7 @@ def promote(
         present = lookup.find_version(connection, Reference(version.name, number=before.stable))
     verdict = judge(connection, version, present, promotion.margin)
     if not verdict.passed and not promotion.reason.strip():
-        expected = (
-            f"as good as the version in place, within {100 * promotion.margin:.1f} points, on "
-            "stored rows"
-        )
-        fix = "measure both on more of the same rows (`tunewise registry measure`)"
-        if RECIPE in version.kinds:
-            expected, fix = "scores, which a recipe has none of", "fit by it and compare"
-        elif probe_report(connection, version) is None:
-            expected, fix = "answers beside its base's", "register it again without --no-probes"
-        raise GateRefusedError(
-            f"{version} is not promoted to {promotion.alias}",
-            found=verdict.reason,
-            expected=expected,
-            fix=f"{fix}, or give a reason in words: --reason",
-        )
+        raise _refused(connection, version, promotion, verdict)
     targets = _targets(before, version, promotion.share)
     action = PROMOTE if promotion.share == 1.0 else TRY
     after = put(connection, before, version.name, promotion, targets, (action, actor, now))
@@ -97,6 +83,27 @@ def promote(
         reason=promotion.reason.strip(),
     )
     return after, verdict
+
+
+def _refused(
+    connection: Connection, version: Version, promotion: Promotion, verdict: Verdict
+) -> GateRefusedError:
+    """The gate's words, and what would open it."""
+    expected = (
+        f"as good as the version in place, within {100 * promotion.margin:.1f} points, on "
+        "stored rows"
+    )
+    fix = "measure both on more of the same rows (`tunewise registry measure`)"
+    if RECIPE in version.kinds:
+        expected, fix = "scores, which a recipe has none of", "fit by it and compare"
+    elif probe_report(connection, version) is None:
+        expected, fix = "answers beside its base's", "register it again without --no-probes"
+    return GateRefusedError(
+        f"{version} is not promoted to {promotion.alias}",
+        found=verdict.reason,
+        expected=expected,
+        fix=f"{fix}, or give a reason in words: --reason",
+    )
 
 
 def rollback(
