@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from tunewise.errors import ConfigError, GateRefusedError, RegistryError
+from tunewise.errors import ConfigError, RegistryError
 from tunewise.serve.registry import audit, lookup, tables, trials
-from tunewise.serve.registry.gate import MARGIN, Verdict, judge, probe_report
+from tunewise.serve.registry.gate import MARGIN, Verdict, judge, refusal
 from tunewise.serve.registry.names import DEFAULT_ALIAS, Name, Reference
-from tunewise.serve.registry.records import READY, RECIPE, RETIRED, Alias, Target, Version
+from tunewise.serve.registry.records import READY, RETIRED, Alias, Target, Version
 
 PROMOTE, TRY, ROLLBACK, AUTOMATIC = "promote", "try", "rollback", "automatic"
 
@@ -65,7 +65,7 @@ def promote(
         present = lookup.find_version(connection, Reference(version.name, number=before.stable))
     verdict = judge(connection, version, present, promotion.margin)
     if not verdict.passed and not promotion.reason.strip():
-        raise _refused(connection, version, promotion, verdict)
+        raise refusal(connection, version, promotion.alias, promotion.margin, verdict)
     targets = _targets(before, version, promotion.share)
     action = PROMOTE if promotion.share == 1.0 else TRY
     after = put(connection, before, version.name, promotion, targets, (action, actor, now))
@@ -83,27 +83,6 @@ def promote(
         reason=promotion.reason.strip(),
     )
     return after, verdict
-
-
-def _refused(
-    connection: Connection, version: Version, promotion: Promotion, verdict: Verdict
-) -> GateRefusedError:
-    """The gate's words, and what would open it."""
-    expected = (
-        f"as good as the version in place, within {100 * promotion.margin:.1f} points, on "
-        "stored rows"
-    )
-    fix = "measure both on more of the same rows (`tunewise registry measure`)"
-    if RECIPE in version.kinds:
-        expected, fix = "scores, which a recipe has none of", "fit by it and compare"
-    elif probe_report(connection, version) is None:
-        expected, fix = "answers beside its base's", "register it again without --no-probes"
-    return GateRefusedError(
-        f"{version} is not promoted to {promotion.alias}",
-        found=verdict.reason,
-        expected=expected,
-        fix=f"{fix}, or give a reason in words: --reason",
-    )
 
 
 def rollback(

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, desc, insert, select
 
-from tunewise.errors import RegistryError
+from tunewise.errors import GateRefusedError, RegistryError
 from tunewise.numerics.intervals import mean_interval
 from tunewise.numerics.pairs import paired_difference
 from tunewise.serve.registry import tables
-from tunewise.serve.registry.records import Version
+from tunewise.serve.registry.records import RECIPE, Version
 from tunewise.task.types import Row
 
 MARGIN = 0.05
@@ -186,6 +186,32 @@ def judge(
             **facts,
         )
     return Verdict(True, f"it is not worse: {shown}", **facts)
+
+
+def refusal(
+    connection: Connection, version: Version, alias: str, margin: float, verdict: Verdict
+) -> GateRefusedError:
+    """The gate's words, and what would open it.
+
+    Args:
+        connection: any.
+        version: that was to be promoted.
+        alias: what was to mean it.
+        margin: the largest loss of mean score that would be borne.
+        verdict: of `judge`.
+    """
+    expected = f"as good as the version in place, within {100 * margin:.1f} points, on stored rows"
+    fix = "measure both on more of the same rows (`tunewise registry measure`)"
+    if RECIPE in version.kinds:
+        expected, fix = "scores, which a recipe has none of", "fit by it and compare"
+    elif probe_report(connection, version) is None:
+        expected, fix = "answers beside its base's", "register it again without --no-probes"
+    return GateRefusedError(
+        f"{version} is not promoted to {alias}",
+        found=verdict.reason,
+        expected=expected,
+        fix=f"{fix}, or give a reason in words: --reason",
+    )
 
 
 def probe_report(connection: Connection, version: Version) -> dict[str, Any] | None:
