@@ -156,6 +156,18 @@ def test_what_stands_in_the_texts_place_comes_back_there(
     assert replaced == [True, True]
 
 
+def check_merged(place: Path) -> None:
+    """Version 2 has what version 1 changed, merged, and answers as it does."""
+    part = held(place, f"{NAME}@2").part(WeightsPart)
+    assert all("q_proj" in name or "v_proj" in name for name in part.tensors)
+    first, second = (
+        done(place, "show", f"{NAME}@{number}")["probes"]["probes"] for number in (1, 2)
+    )
+    for one, other in zip(first, second, strict=True):
+        assert one["answer"] == other["answer"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-3)
+
+
 def test_a_merged_checkpoint_and_back(
     place: Path, tuned: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -166,14 +178,7 @@ def test_a_merged_checkpoint_and_back(
     assert told["record"]["parity"]["largest_difference"] <= told["record"]["parity"]["tolerance"]
     version = done(place, "import", tmp_path / "out", NAME, "--like", f"{NAME}@1", *base)
     assert (version["number"], version["kinds"]) == (2, ["prompt_text", "weights"])
-    part = held(place, f"{NAME}@2").part(WeightsPart)
-    assert all("q_proj" in name or "v_proj" in name for name in part.tensors)
-    first, second = (
-        done(place, "show", f"{NAME}@{number}")["probes"]["probes"] for number in (1, 2)
-    )
-    for one, other in zip(first, second, strict=True):
-        assert one["answer"] == other["answer"]
-        assert one["probability"] == pytest.approx(other["probability"], abs=1e-3)
+    check_merged(place)
 
 
 CONVERTER = """#!{python}
@@ -205,14 +210,7 @@ def test_a_gguf_file_and_back(
     file = tmp_path / "out" / "model.gguf"
     version = done(place, "import", file, NAME, "--like", f"{NAME}@1", *base)
     assert version["kinds"] == ["prompt_text", "weights"]
-    part = held(place, f"{NAME}@2").part(WeightsPart)
-    assert all("q_proj" in name or "v_proj" in name for name in part.tensors)
-    first, second = (
-        done(place, "show", f"{NAME}@{number}")["probes"]["probes"] for number in (1, 2)
-    )
-    for one, other in zip(first, second, strict=True):
-        assert one["answer"] == other["answer"]
-        assert one["probability"] == pytest.approx(other["probability"], abs=1e-3)
+    check_merged(place)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A recipe: how a task is adapted, without its data. What a task file says, but where the rows are.
 
-recipe.json   canonical JSON: the same recipe has the same bytes, and they name it
+recipe.json   the same recipe has the same bytes, and they name it; the order of a schema's
+              keys is kept, for answers follow it
 """
 
 from __future__ import annotations
